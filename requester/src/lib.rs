@@ -1,1 +1,3 @@
-//! (see ARCHITECTURE)
+//! The requester: runs snapshot sets through prepare, freeze, snapshot and thaw, keeps them in a repository, and
+//! brings applications back.
+pub mod config;
