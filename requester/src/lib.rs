@@ -1,3 +1,4 @@
 //! The requester: runs snapshot sets through prepare, freeze, snapshot and thaw, keeps them in a repository, and
 //! brings applications back.
 pub mod config;
+pub mod session;

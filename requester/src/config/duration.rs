@@ -36,7 +36,8 @@ mod tests {
     fn a_time_needs_its_unit() {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration(" 2 m "), Ok(Duration::from_secs(120)));
-        for bad in ["", "10", "s", "-1s", "1.5s", "10 parsecs", "99999999999999999999h", "18446744073709551615h"]
+        for bad in
+            ["", "10", "s", "-1s", "1.5s", "10 parsecs", "99999999999999999999h", "18446744073709551615h"]
         {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }

@@ -113,7 +113,10 @@ fn writer(file: &Path, text: &str, table: toml::Spanned<toml::Table>) -> Result<
         Some(other) => Err(invalid(
             &source,
             key,
-            format!("`{key}` is a {}; expected a text of letters, digits, `-`, `_` and `.`", other.type_str()),
+            format!(
+                "`{key}` is a {}; expected a text of letters, digits, `-`, `_` and `.`",
+                other.type_str()
+            ),
         )),
         None => Err(invalid(&source, key, format!("a [[writer]] needs `{key}`"))),
     };
@@ -177,7 +180,8 @@ fn line_of_table(text: &str, table: &str) -> usize {
 fn from_toml(file: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     let at = error.span().map_or(0, |span| span.start);
     let line = line_at(text, at);
-    let key = text.lines().nth(line - 1).and_then(|line| line.split_once('=')).map(|(k, _)| k.trim().to_owned());
+    let key =
+        text.lines().nth(line - 1).and_then(|line| line.split_once('=')).map(|(k, _)| k.trim().to_owned());
     let mut problem = error.message().to_owned();
     if let Some(key) = key.as_deref().filter(|key| !problem.contains(&format!("`{key}`"))) {
         problem = format!("`{key}`: {problem}");
@@ -226,14 +230,16 @@ mod tests {
         assert_eq!((line, key.as_deref()), (3, Some("location")));
         assert!(problem.contains("expected a string"), "{problem}");
 
-        let (line, key, problem) = complaint("[[writer]]\nid = \"a\"\ntype = \"x\"\nfreeze-budget = \"10\"\n");
+        let (line, key, problem) =
+            complaint("[[writer]]\nid = \"a\"\ntype = \"x\"\nfreeze-budget = \"10\"\n");
         assert_eq!((line, key.as_deref()), (4, Some("freeze-budget")));
         assert!(problem.contains("unit"), "{problem}");
 
         let (line, key, _) = complaint("[[writer]]\ntype = \"x\"\n");
         assert_eq!((line, key.as_deref()), (1, Some("id")));
 
-        let (line, _, problem) = complaint("[[writer]]\nid = \"a\"\ntype = \"x\"\n[[writer]]\nid = \"a\"\ntype = \"x\"\n");
+        let (line, _, problem) =
+            complaint("[[writer]]\nid = \"a\"\ntype = \"x\"\n[[writer]]\nid = \"a\"\ntype = \"x\"\n");
         assert_eq!(line, 5);
         assert!(problem.contains("taken"), "{problem}");
 

@@ -117,8 +117,7 @@ pub struct WriterCommon {
 }
 
 /// The keys of [`WriterCommon`], so that the rest can be told apart.
-const COMMON_KEYS: [&str; 7] =
-    ["provider", "freeze-budget", "run-as", "unit", "pid-file", "probe", "stop"];
+const COMMON_KEYS: [&str; 7] = ["provider", "freeze-budget", "run-as", "unit", "pid-file", "probe", "stop"];
 
 /// A place in a configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -53,7 +53,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("holdfast.toml");
         std::fs::write(&file, "").unwrap();
-        let mode = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        let mode =
+            |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
         mode(&file, 0o600);
         check_trusted(&file).unwrap();
         mode(&file, 0o660);
