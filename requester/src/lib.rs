@@ -1,4 +1,6 @@
-//! The requester: runs snapshot sets through prepare, freeze, snapshot and thaw, keeps them in a repository, and
-//! brings applications back.
+//! The requester: runs snapshot sets through prepare, freeze, snapshot and thaw, keeps them in a
+//! repository, and brings applications back.
+
 pub mod config;
+pub mod repository;
 pub mod session;
