@@ -50,4 +50,4 @@ doc:
 # Advisories need the network and change under our feet: `cargo deny check advisories` is run by hand before a release.
 deny:
 	@scripts/deps check
-	$(DENY) --offline --all-features check licenses bans sources
+	$(DENY) --locked --all-features check licenses bans sources
