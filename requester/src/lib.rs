@@ -4,3 +4,6 @@
 pub mod config;
 pub mod repository;
 pub mod session;
+pub mod failure;
+pub mod paths;
+pub mod writers;
