@@ -2,6 +2,7 @@
 //! What it keeps where and how it behaves under a hold: `ca-and-orchestrator-targets`, sections 2 and 4.
 
 use std::{
+    net::TcpStream,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -127,7 +128,8 @@ impl Cfssl {
     /// Starts the server on a free port of 127.0.0.1 and waits until it answers.
     ///
     /// # Errors
-    /// [`FixtureError::Command`] with its log if it ends at once, e.g. for want of its key.
+    /// [`FixtureError::Command`] with its log if it ends at once; [`FixtureError::Answer`] with its log if it runs but
+    /// cannot sign: without its key cfssl starts all the same, with every endpoint that needs the key disabled.
     pub fn start(&mut self) -> Result<(), FixtureError> {
         self.stop();
         let (server, port) = process::start_on_free_port(|port| {
@@ -147,12 +149,19 @@ impl Cfssl {
                         self.dir.join("db.json").as_os_str(),
                     ]),
             )?;
-            let client = Client { port };
-            server.wait_ready(START_LIMIT, || client.answers())?;
+            server.wait_ready(START_LIMIT, || TcpStream::connect(("127.0.0.1", port)).is_ok())?;
+            if !(Client { port }).answers() {
+                return Err(FixtureError::answer("cfssl serve", server.log()));
+            }
             Ok(server)
         })?;
         self.server = Some((server, Client { port }));
         Ok(())
+    }
+
+    /// Starts the server and says whether it is of any use: it answers, can sign, and reaches its database.
+    pub fn starts_and_serves(&mut self) -> bool {
+        self.start().is_ok() && self.is_serving()
     }
 
     /// Ends the server by SIGTERM, as an administrator would. cfssl leaves `-wal` behind.

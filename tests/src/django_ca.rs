@@ -85,7 +85,9 @@ impl DjangoCa {
         let listed = manage(&dir, &["list_cas"])?;
         let serial = listed.lines().find_map(|line| {
             let serial = line.split_whitespace().next()?.replace(':', "");
-            serial.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(serial)
+            let hex = !serial.is_empty() && serial.bytes().all(|byte| byte.is_ascii_hexdigit());
+            // Listed padded to whole bytes; named without the padding in the database and in the key's file name.
+            hex.then(|| serial.trim_start_matches('0').to_owned())
         });
         let serial = serial.ok_or_else(|| FixtureError::answer("manage.py list_cas", listed))?;
         Ok(Self { dir, serial })
@@ -115,7 +117,7 @@ impl DjangoCa {
         self.dir.join("keys/ca").join(format!("{}.key", self.serial))
     }
 
-    /// The CA's serial, upper-case hexadecimal.
+    /// The CA's serial, upper-case hexadecimal without leading zeros, as in the database and in file names.
     #[must_use]
     pub fn serial(&self) -> &str {
         &self.serial
@@ -127,9 +129,7 @@ impl DjangoCa {
     /// [`FixtureError::Command`].
     pub fn certificate(&self) -> Result<String, FixtureError> {
         let told = self.manage(&["view_ca", &self.serial])?;
-        let begin = told.find("-----BEGIN CERTIFICATE-----");
-        let pem = begin.map(|begin| told[begin..].trim().to_owned() + "\n");
-        pem.ok_or_else(|| FixtureError::answer("manage.py view_ca", told))
+        certificate_in(&told).ok_or_else(|| FixtureError::answer("manage.py view_ca", told))
     }
 
     /// Runs `manage.py` with these arguments, under a deadline of 90 s, and gives its standard output.
@@ -174,11 +174,9 @@ impl DjangoCa {
     pub fn sign_csr(&self, cn: &str) -> Result<String, FixtureError> {
         let folder = tempfile::tempdir().map_err(FixtureError::io("make a scratch folder"))?;
         let csr = openssl::request(folder.path(), cn)?;
-        let out = folder.path().join("cert.pem");
-        let (csr, out_file) = (csr.display().to_string(), out.display().to_string());
-        let subject = format!("--subject=CN={cn}");
-        self.manage(&["sign_cert", "--ca", &self.serial, "--csr", &csr, &subject, "--out", &out_file])?;
-        process::read_text(&out)
+        let (csr, subject) = (csr.display().to_string(), format!("--subject=CN={cn}"));
+        let told = self.manage(&["sign_cert", "--ca", &self.serial, "--csr", &csr, &subject])?;
+        certificate_in(&told).ok_or_else(|| FixtureError::answer("manage.py sign_cert", told))
     }
 
     /// Issues certificates named `PREFIX-1`, … in a loop, in a process of django-ca's own, until stopped.
@@ -254,6 +252,14 @@ fn answers_from_database(port: u16, serial: &str) -> bool {
     let path = format!("/django_ca/issuer/{serial}.der");
     http::request(port, "GET", &path, b"", Duration::from_secs(10))
         .is_ok_and(|answer| answer.status == 200 && !answer.body.is_empty())
+}
+
+/// The first PEM certificate in what a command printed.
+fn certificate_in(told: &str) -> Option<String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let begin = told.find("-----BEGIN CERTIFICATE-----")?;
+    let end = begin + told[begin..].find(END)? + END.len();
+    Some(told[begin..end].to_owned() + "\n")
 }
 
 fn manage(dir: &Path, arguments: &[&str]) -> Result<String, FixtureError> {

@@ -264,11 +264,6 @@ pub(crate) fn write_file(path: &Path, content: impl AsRef<[u8]>) -> Result<(), F
     std::fs::write(path, content).map_err(FixtureError::io(format!("write {}", path.display())))
 }
 
-/// Reads a whole text file.
-pub(crate) fn read_text(path: &Path) -> Result<String, FixtureError> {
-    std::fs::read_to_string(path).map_err(FixtureError::io(format!("read {}", path.display())))
-}
-
 /// One step of polling something that cannot be waited for.
 pub(crate) fn pause() {
     thread::sleep(Duration::from_millis(20));

@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File},
+    io::{self, Write},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -46,12 +47,12 @@ impl LoopVolume {
         Self::create("xfs", bytes, command("mkfs.xfs").args(["-q", "-m", "reflink=1"]))
     }
 
-    /// ext4: neither.
+    /// ext4: neither. Without blocks reserved for root, so that full is full.
     ///
     /// # Errors
     /// As [`btrfs`](Self::btrfs).
     pub fn ext4(bytes: u64) -> Result<Self, FixtureError> {
-        Self::create("ext4", bytes, command("mkfs.ext4").args(["-q", "-F"]))
+        Self::create("ext4", bytes, command("mkfs.ext4").args(["-q", "-F", "-m", "0"]))
     }
 
     fn create(kind: &'static str, bytes: u64, mkfs: &mut Command) -> Result<Self, FixtureError> {
@@ -96,18 +97,39 @@ impl LoopVolume {
         Ok(path)
     }
 
-    /// Fills it until fewer than `leave` bytes are free, with a file named `filler`. Gives the file's path.
+    /// Fills it until at most `leave` bytes are free, with a file named `filler`. Gives the file's path.
     ///
     /// # Errors
-    /// Whatever `fallocate` says.
+    /// Whatever `fallocate` or a write says, except that the volume is full.
     pub fn fill(&self, leave: u64) -> Result<PathBuf, FixtureError> {
+        /// What the file system may need to describe the file itself.
+        const SLACK: u64 = 1 << 20;
         let path = self.path().join("filler");
-        let space = rustix::fs::statvfs(self.path()).map_err(|errno| {
-            FixtureError::io(format!("ask {} for its space", self.path().display()))(errno.into())
-        })?;
-        let bytes = (space.f_bavail * space.f_frsize).saturating_sub(leave);
-        run(command("fallocate").args(["-l", &bytes.to_string()]).arg(&path), LIMIT)?;
+        let most = self.free()?.saturating_sub(leave + SLACK);
+        run(command("fallocate").args(["-l", &most.to_string()]).arg(&path), LIMIT)?;
+        let what = || format!("fill {}", path.display());
+        let mut file = File::options().append(true).open(&path).map_err(FixtureError::io(what()))?;
+        while self.free()? > leave {
+            // Synced, or delayed allocation would promise more than there is.
+            match file.write_all(&[1; 4096]).and_then(|()| file.sync_data()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
+                Err(error) => return Err(FixtureError::io(what())(error)),
+            }
+        }
         Ok(path)
+    }
+
+    /// Bytes that an unprivileged writer still has.
+    ///
+    /// # Errors
+    /// [`FixtureError::Io`].
+    pub fn free(&self) -> Result<u64, FixtureError> {
+        let path = self.path();
+        let space = rustix::fs::statvfs(&path).map_err(|errno| {
+            FixtureError::io(format!("ask {} for its space", path.display()))(errno.into())
+        })?;
+        Ok(space.f_bavail * space.f_frsize)
     }
 
     fn image(&self) -> PathBuf {
@@ -121,7 +143,7 @@ impl Drop for LoopVolume {
     }
 }
 
-/// The command lines of mounts at or below `path`, for tests that prove that nothing was left mounted.
+/// The mount points at or below `path`, for tests that prove that nothing was left mounted.
 #[must_use]
 pub fn mounted_below(path: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
