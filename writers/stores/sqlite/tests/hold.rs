@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -289,7 +290,9 @@ fn a_handle_that_may_only_read_is_refused() {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(folder_mode)).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
         let program = dir.path().join("program");
-        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        // Not by us: a process that another test is just starting would have it open for writing, and nobody could run it.
+        let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap();
+        assert!(copied.success());
         let mut other = Helper::command(&program, "open", &path, |command| {
             if us == 0 {
                 command.uid(65534).gid(65534).current_dir("/");
@@ -298,10 +301,10 @@ fn a_handle_that_may_only_read_is_refused() {
         assert_eq!(other.says(), "ReadOnly", "{mode}");
 
         // What is refused: a hold that holds nothing.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
         let reader = rusqlite::Connection::open_with_flags(&path, flags).unwrap();
         reader.execute_batch("BEGIN IMMEDIATE").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         if mode == "wal" {
             assert_eq!(write(&path), "ok");
         }
@@ -337,7 +340,7 @@ fn what_is_no_database_is_refused_by_name_and_left_alone() {
     fs::create_dir(at("folder")).unwrap();
     std::os::unix::fs::symlink(&good, at("link")).unwrap();
     std::os::unix::fs::symlink(folder, at("linked-folder")).unwrap();
-    assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+    assert!(Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
 
     let refusal = |name: &str| Database::open(at(name)).unwrap_err();
     assert!(matches!(refusal("none"), SqliteError::Missing { .. }));
