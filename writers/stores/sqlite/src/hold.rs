@@ -132,7 +132,7 @@ impl Hold {
     /// Proves, from the kernel's list of locks and not from SQLite's memory, that this process holds the database's
     /// writers: WRITE (byte 120 of `-shm`) in WAL mode, RESERVED (byte 0x40000001 of the database) otherwise.
     ///
-    /// Call it again after the cut: a hold lost meanwhile shows only here. Takes some ten microseconds.
+    /// Call it again after the cut: a hold lost meanwhile shows only here. Takes a fraction of a millisecond.
     ///
     /// # Errors
     /// [`SqliteError::NotHeld`], [`SqliteError::Replaced`] (the name now leads to another file),
