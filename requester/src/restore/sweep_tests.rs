@@ -13,8 +13,8 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    About, NoSteps, OldData, Phase, Placement, Plan, Problem, Registry, RestoreError, Resumed, Steps, Undo,
-    UnitSpec, disk::Kind,
+    About, Kind, NoSteps, OldData, Phase, Placement, Plan, Problem, Registry, RestoreError, Resumed, Steps,
+    Undo, UnitSpec,
 };
 
 /// Stops after a given number of steps.
@@ -141,7 +141,8 @@ impl Bench {
             (None, Err(_)) if !had_old => Live::Old,
             (None, Ok(_)) => {
                 if unit.kind == Kind::File {
-                    let opened = OpenOptions::new().read(true).write(true).create(true).open(path);
+                    let opened =
+                        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path);
                     assert_eq!(opened.unwrap_err().kind(), std::io::ErrorKind::IsADirectory, "{name}");
                 } else {
                     let made = fs::write(path.join("x"), "x").unwrap_err();
