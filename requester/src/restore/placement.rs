@@ -440,7 +440,19 @@ impl Placement {
     }
 
     pub(super) fn sites(&self) -> Result<Vec<Option<Site>>, Problem> {
-        self.marker.sites.iter().map(|record| Site::open(&self.marker, record)).collect()
+        let discarding = self.marker.rollback_from == Some(Phase::Staging);
+        let open = |record: &SiteRecord| match Site::open(&self.marker, record) {
+            // Nothing is known to have been made here, and nothing of somebody else's is touched: without this, a start
+            // that was refused for such a folder could not be cleared away either.
+            Err(
+                Problem::ParentChanged { .. }
+                | Problem::ParentIsLink { .. }
+                | Problem::LinkInPath { .. }
+                | Problem::StagingNotOurs { .. },
+            ) if discarding && record.hidden.is_none() => Ok(None),
+            opened => opened,
+        };
+        self.marker.sites.iter().map(open).collect()
     }
 
     pub(super) fn error(&self, problem: Problem) -> RestoreError {

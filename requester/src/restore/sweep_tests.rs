@@ -382,15 +382,22 @@ fn links_and_a_replaced_parent_are_refused() {
             "{error}"
         );
         assert!(error.nothing_changed());
-        assert!(!bench.path("moved/ca.pem").with_file_name("new").exists());
-        if let Some(mut left) = bench.load() {
-            fs::remove_file(bench.path("keys")).or_else(|_| fs::remove_dir(bench.path("keys"))).unwrap();
-            fs::rename(bench.path("moved"), bench.path("keys")).unwrap();
-            left.rollback(Undo::BeforePublish, &NoSteps).unwrap();
-            fs::rename(bench.path("keys"), bench.path("moved")).unwrap();
-            std::os::unix::fs::symlink("moved", bench.path("keys")).unwrap();
-        }
+        bench.assert_nothing_left("refused");
     }
+}
+
+#[test]
+fn a_staging_folder_somebody_else_made_is_refused_and_left_alone() {
+    let bench = Bench::new();
+    let plan = Plan::new(&bench.specs()).unwrap();
+    let theirs = bench.path("").join(super::registration::hidden_name(bench.restore));
+    fs::create_dir(&theirs).unwrap();
+    fs::write(theirs.join("x"), "theirs").unwrap();
+    let error = Placement::begin(plan, bench.about(), &bench.registry, &NoSteps).unwrap_err();
+    assert!(matches!(error.problem, Problem::StagingNotOurs { .. }), "{error}");
+    assert_eq!(fs::read_to_string(theirs.join("x")).unwrap(), "theirs");
+    assert!(bench.registry.list().unwrap().is_empty());
+    bench.assert_all(Live::Old, "refused");
 }
 
 #[test]
