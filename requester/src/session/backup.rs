@@ -30,7 +30,9 @@ use super::shadows::{Cut, Shadows};
 use crate::config::Config;
 use crate::failure::{Exit, Failure, NOTHING_CHANGED, writer_exit};
 use crate::paths::Paths;
-use crate::provider::ProviderRegistry;
+use std::sync::Arc;
+
+use crate::provider::{Provider, Providers};
 use crate::repository::{Document, ProgressFn, Repository, SetIdentity};
 use crate::volume::VolumeMap;
 use crate::writers::ConfiguredWriter;
@@ -45,7 +47,7 @@ pub struct Environment<'e> {
     /// Our folders.
     pub paths: &'e Paths,
     /// The providers of this program.
-    pub providers: &'e ProviderRegistry,
+    pub providers: &'e Providers,
     /// The writers of the configuration.
     pub writers: &'e [ConfiguredWriter],
     /// The repository, open.
@@ -273,7 +275,9 @@ impl Session<'_> {
                 provider: writer.entry.common.provider.as_deref(),
             })
             .collect();
-        plan::plan(&wanted, &map, self.env.providers).map_err(|refused| {
+        let providers: Vec<Arc<dyn Provider>> = self.env.providers.build().into_iter().map(Arc::from).collect();
+        let area = Shadows::area(&self.env.paths.state, self.env.config.backup.shadow_area.as_deref());
+        plan::plan(&wanted, &map, &providers, &area).map_err(|refused| {
             Failure::new(Exit::Refused, "the backup is refused before it begins", refused, NOTHING_CHANGED)
                 .help("`holdfast list writers` shows what each writer wants to have backed up")
         })
