@@ -24,6 +24,7 @@ use zeroize::{Zeroize, Zeroizing};
 mod archive;
 mod crypto;
 mod error;
+pub mod keep;
 mod keys;
 mod location;
 mod lock;
