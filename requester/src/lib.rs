@@ -1,1 +1,3 @@
 //! (see ARCHITECTURE)
+
+pub mod volume;
