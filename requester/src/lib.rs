@@ -1,3 +1,4 @@
 //! (see ARCHITECTURE)
+pub mod provider;
 
 pub mod volume;

@@ -208,20 +208,35 @@ pub(crate) fn by_descriptor(fd: impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
 }
 
+/// The attributes of an open file or folder, sorted by name; errors speak of `path`.
+pub(crate) fn xattrs_open(file: impl AsFd, path: &Path) -> Result<Vec<(OsString, Vec<u8>)>, VolumeError> {
+    let fd = file.as_fd();
+    xattrs(path, |buf| rustix::fs::flistxattr(fd, buf), |name, buf| rustix::fs::fgetxattr(fd, name, buf))
+}
+
 /// The attributes of what `at` names, its last part not followed; errors speak of `path`.
 fn xattrs_at(at: &Path, path: &Path) -> Result<Vec<(OsString, Vec<u8>)>, VolumeError> {
+    xattrs(path, |buf| rustix::fs::llistxattr(at, buf), |name, buf| rustix::fs::lgetxattr(at, name, buf))
+}
+
+fn xattrs(
+    path: &Path,
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    get: impl Fn(&OsStr, &mut [u8]) -> rustix::io::Result<usize>,
+) -> Result<Vec<(OsString, Vec<u8>)>, VolumeError> {
     let fail = |e| VolumeError::from_errno("read the attributes of", path, e);
-    let mut list = vec![0_u8; 1 << 10];
-    let length = match grown(&mut list, |buf| rustix::fs::llistxattr(at, buf)) {
+    let mut names = vec![0_u8; 1 << 10];
+    let length = match grown(&mut names, list) {
         Ok(length) => length,
         Err(Errno::NOTSUP) => return Ok(Vec::new()),
         Err(e) => return Err(fail(e)),
     };
     let mut found = Vec::new();
-    let mut value = vec![0_u8; 256];
-    for name in list[..length].split(|b| *b == 0).filter(|n| !n.is_empty()) {
+    let mut value = Vec::new();
+    for name in names[..length].split(|b| *b == 0).filter(|n| !n.is_empty()) {
         let name = OsStr::from_bytes(name);
-        match grown(&mut value, |buf| rustix::fs::lgetxattr(at, name, buf)) {
+        value.resize(256, 0);
+        match grown(&mut value, |buf| get(name, buf)) {
             Ok(length) => found.push((name.to_owned(), value[..length].to_vec())),
             // Removed since the list was read.
             Err(Errno::NODATA) => {}

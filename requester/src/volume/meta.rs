@@ -43,6 +43,23 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// As the calls take it.
+    pub(crate) const fn file_type(self) -> rustix::fs::FileType {
+        use rustix::fs::FileType;
+        match self {
+            Self::File => FileType::RegularFile,
+            Self::Directory => FileType::Directory,
+            Self::Symlink => FileType::Symlink,
+            Self::Fifo => FileType::Fifo,
+            Self::Socket => FileType::Socket,
+            Self::BlockDevice => FileType::BlockDevice,
+            Self::CharDevice => FileType::CharacterDevice,
+            Self::Unknown => FileType::Unknown,
+        }
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

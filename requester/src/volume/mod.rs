@@ -18,13 +18,13 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 pub use beneath::Root;
-pub(crate) use beneath::by_descriptor;
+pub(crate) use beneath::{by_descriptor, open_beneath, xattrs_open};
 pub use error::VolumeError;
 pub use meta::{Kind, Meta, Time};
 pub use mountinfo::Mount;
 pub use pattern::{Exclude, Pattern};
+pub(crate) use real::open_strict;
 pub use real::real_path;
-pub(crate) use real::{open_strict, trusted_user};
 pub use selection::{FileSelection, FoundFile, SHADOW_FOLDER, resolve};
 pub(crate) use walk::SUBVOLUME_ROOT;
 pub use walk::{Boundary, Entry, Visit};
@@ -142,10 +142,9 @@ impl VolumeMap {
             self.mounts.iter().filter(below).map(|m| m.mount_point.clone()).collect();
         if place.volume.fs_type == "btrfs" {
             let root = Root::open_real(&place.real)?;
-            let entries = root.walk_with(Path::new(""), &mut |rel, kind| match kind {
-                Kind::Directory if rel.file_name().is_some_and(|n| n == SHADOW_FOLDER) => Visit::Skip,
-                Kind::Directory => Visit::Pass,
-                _ => Visit::Skip,
+            let entries = root.walk_with(Path::new(""), &mut |rel, kind| {
+                let ours = rel.file_name().is_some_and(|n| n == SHADOW_FOLDER);
+                if kind == Kind::Directory && !ours { Visit::Pass } else { Visit::Skip }
             })?;
             nested.extend(entries.iter().map(|e| place.real.join(&e.rel)));
         }

@@ -78,9 +78,8 @@ impl FileSelection {
         let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else {
             return Ok(Some(self.clone()));
         };
-        let absent = |e: VolumeError| match e {
-            VolumeError::Missing { .. } if self.optional => Ok(None),
-            e => Err(e),
+        let absent = |e: VolumeError| {
+            if self.optional && matches!(e, VolumeError::Missing { .. }) { Ok(None) } else { Err(e) }
         };
         let parent = match Root::open(folder) {
             Ok(parent) => parent,
