@@ -172,7 +172,7 @@ struct Session<'s> {
     left_out: &'s BTreeMap<String, String>,
 }
 
-impl Session<'_> {
+impl<'s> Session<'s> {
     async fn run(&mut self) -> Result<BackupSet, Attempt> {
         let time = jiff::Timestamp::now();
         self.log.record(What::SessionStarted {
@@ -211,10 +211,11 @@ impl Session<'_> {
         (self.env.at)(name);
     }
 
-    fn chosen_writers(&self) -> Result<Vec<&ConfiguredWriter>, Failure> {
-        let known = |id: &str| self.env.writers.iter().any(|w| w.entry.id == id);
+    fn chosen_writers(&self) -> Result<Vec<&'s ConfiguredWriter>, Failure> {
+        let env = self.env;
+        let known = |id: &str| env.writers.iter().any(|w| w.entry.id == id);
         if let Some(unknown) = self.options.writers.iter().find(|id| !known(id)) {
-            let ids: Vec<_> = self.env.writers.iter().map(|w| w.entry.id.as_str()).collect();
+            let ids: Vec<_> = env.writers.iter().map(|w| w.entry.id.as_str()).collect();
             let what = format!("there is no writer `{unknown}`; configured are: {}", ids.join(", "));
             return Err(Failure::refused(Exit::Usage, what));
         }
@@ -222,7 +223,7 @@ impl Session<'_> {
             (self.options.writers.is_empty() || self.options.writers.contains(&w.entry.id))
                 && !self.left_out.contains_key(&w.entry.id)
         };
-        let chosen: Vec<_> = self.env.writers.iter().filter(wanted).collect();
+        let chosen: Vec<_> = env.writers.iter().filter(wanted).collect();
         if chosen.is_empty() {
             let what = if self.left_out.is_empty() {
                 "no writer is configured"

@@ -82,7 +82,7 @@ fn partials(repository: &Repository) -> Vec<String> {
         Err(error) => return vec![format!("partial sets cannot be listed: {error}")],
     };
     let ours = partials.into_iter().filter(|partial| partial.hostname == hostname());
-    let mut sets: Vec<_> = ours.map(|partial| partial.set).collect();
+    let mut sets: Vec<_> = ours.filter_map(|partial| partial.set).collect();
     sets.sort();
     sets.dedup();
     sets.into_iter()
