@@ -1,1 +1,9 @@
-//! (see ARCHITECTURE)
+//! The requester: runs snapshot sets through prepare, freeze, snapshot and thaw, keeps them in a
+//! repository, and brings applications back.
+
+pub mod config;
+pub mod repository;
+pub mod session;
+pub mod failure;
+pub mod paths;
+pub mod writers;

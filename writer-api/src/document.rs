@@ -174,8 +174,9 @@ pub struct ComponentRecord {
     pub kind: ComponentKind,
     /// Whether it was named itself, or came with another.
     pub explicit: bool,
-    /// How consistent it is.
-    pub level: Level,
+    /// How consistent it is; absent for keys, which are proved and not cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<Level>,
     /// Whether all of it is in the repository.
     pub succeeded: bool,
     /// Bytes of its files.

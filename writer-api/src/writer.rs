@@ -123,6 +123,12 @@ pub trait BackupParticipant: Send {
     /// `CVssWriter::OnAbort`.
     async fn abort(&mut self) -> Result<(), WriterError>;
 
+    /// The process whose end releases the hold, if the hold lives in one of its own. The requester
+    /// records it before the freeze, so that `thaw --all` can end it.
+    fn holder(&self) -> Option<u32> {
+        None
+    }
+
     /// Proves that each key of the named components fits, and seals it to `recipients` (`age1…`).
     ///
     /// Called after `prepare_backup`, if [`crate::Capabilities::keys`].

@@ -338,6 +338,10 @@ impl BackupParticipant for RemoteParticipant {
         aborted.map(drop)
     }
 
+    fn holder(&self) -> Option<u32> {
+        Some(self.process.child.id())
+    }
+
     async fn seal_keys(&mut self, recipients: &[String]) -> Result<Vec<SealedKey>, WriterError> {
         let call = Call::SealKeys { recipients: recipients.to_vec() };
         self.process.call::<List<_>>(&call, LONG, "seal its keys").await.map(|list| list.items)

@@ -1,0 +1,45 @@
+//! Times as people write them: `500ms`, `10s`, `2m`, `1h`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+/// A number with its unit, `ms`, `s`, `m` or `h`.
+///
+/// # Errors
+/// What was expected, as a sentence.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let expected = || format!("`{text}` is not a time; expected a number and a unit, such as 500ms, 10s, 2m");
+    let number: u64 = text[..digits].parse().map_err(|_| expected())?;
+    let scale = match text[digits..].trim() {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(expected()),
+    };
+    number.checked_mul(scale).map(Duration::from_millis).ok_or_else(expected)
+}
+
+pub fn optional<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(from)?;
+    parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_needs_its_unit() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration(" 2 m "), Ok(Duration::from_secs(120)));
+        for bad in
+            ["", "10", "s", "-1s", "1.5s", "10 parsecs", "99999999999999999999h", "18446744073709551615h"]
+        {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The barrier: freeze by level, cut, thaw in reverse. The heart of the house.
+//!
+//! **Invariant:** [`cut`] returns only after every member was asked to thaw. A dropped `cut` future
+//! leaves members whose drop releases them.
+
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use holdfast_writer_api::{FreezeLevel, WriterError};
+use uuid::Uuid;
+
+use super::events::{EventLog, What};
+use super::member::Member;
+
+/// Kept free at the end of the shortest hold, for the thaw itself.
+const THAW_RESERVE: Duration = Duration::from_millis(10);
+
+/// Why there was no cut. Everything that could be thawed is.
+#[derive(Debug, thiserror::Error)]
+#[error("the freeze was given up")]
+pub struct Aborted<E: std::error::Error + 'static> {
+    /// What failed first.
+    #[source]
+    pub cause: AbortCause<E>,
+    /// Writers that may still be held: their thaw was not confirmed. Empty when all are free.
+    pub stuck: Vec<WriterError>,
+    /// How many were asked to thaw.
+    pub thawed: usize,
+}
+
+/// What failed first.
+#[derive(Debug, thiserror::Error)]
+pub enum AbortCause<E: std::error::Error + 'static> {
+    /// A writer.
+    #[error("a writer could not be held")]
+    Writer(#[source] WriterError),
+    /// The cut.
+    #[error("the shadow copies could not be cut")]
+    Commit(#[source] E),
+    /// Everything went well, but not in time.
+    #[error("a hold ended before its thaw, so the cut cannot be trusted")]
+    Late(#[source] WriterError),
+}
+
+/// What the window was, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Window {
+    /// From the first call of freeze to the last return of thaw.
+    pub window_ms: f64,
+    /// From the first hold taken to the last.
+    pub skew_ms: f64,
+}
+
+/// Freezes all members, level by level and together inside a level; runs `commit`; thaws them in
+/// reverse. `commit` gets the moment by which it has to be done and its result is waited for no longer.
+///
+/// # Errors
+/// [`Aborted`]: there is no cut, and all members were asked to thaw.
+pub async fn cut<T, E, F>(
+    members: &mut [Member],
+    set: Uuid,
+    log: &mut EventLog,
+    commit: impl FnOnce(Instant) -> F,
+) -> Result<(T, Window), Aborted<E>>
+where
+    E: std::error::Error + 'static,
+    F: Future<Output = Result<T, E>>,
+{
+    log.reserve(members.len());
+    let committed = match freeze_all(members, set).await {
+        Ok(deadline) => commit(deadline).await.map_err(AbortCause::Commit),
+        Err(error) => Err(AbortCause::Writer(error)),
+    };
+    let (thawed, failures) = thaw_all(members).await;
+    for member in members.iter_mut() {
+        member.report(log);
+        if let (Some(mark), Some(at_ns)) = (&member.mark, member.times.taken) {
+            let (position, proof) = (mark.position.clone(), mark.proof.clone());
+            log.record_at(at_ns, What::Held { writer: member.id.clone(), position, proof });
+        }
+    }
+    log.flush();
+    let (stuck, late): (Vec<_>, Vec<_>) =
+        failures.into_iter().partition(|e| matches!(e, WriterError::StuckFrozen { .. }));
+    match committed {
+        Err(cause) => Err(Aborted { cause, stuck, thawed }),
+        Ok(value) => match (stuck.is_empty(), late.into_iter().next()) {
+            (true, None) => Ok((value, window(members))),
+            (true, Some(late)) => Err(Aborted { cause: AbortCause::Late(late), stuck, thawed }),
+            (false, late) => {
+                // The first stuck writer is the cause as well as being on the list.
+                let first = late.unwrap_or_else(|| stuck[0].clone());
+                Err(Aborted { cause: AbortCause::Late(first), stuck, thawed })
+            }
+        },
+    }
+}
+
+/// Returns the moment by which the shortest hold needs the cut to be done.
+async fn freeze_all(members: &mut [Member], set: Uuid) -> Result<Instant, WriterError> {
+    let mut deadline: Option<Instant> = None;
+    for level in FreezeLevel::ALL {
+        let mut freezing = FuturesUnordered::new();
+        let called = Instant::now();
+        let mut own_deadlines: Option<Instant> = None;
+        for member in members.iter_mut().filter(|member| member.level == level) {
+            let own = member.deadline(called);
+            own_deadlines = Some(own_deadlines.map_or(own, |earliest| earliest.min(own)));
+            // Whoever is held already sets the limit for all that follow.
+            let until = deadline.map_or(own, |earliest| earliest.min(own));
+            let limit = until.saturating_duration_since(called).saturating_sub(THAW_RESERVE);
+            freezing.push(member.freeze(set, limit));
+        }
+        while let Some(frozen) = freezing.next().await {
+            // The others' freezes are given up right here, by dropping their futures.
+            frozen?;
+        }
+        deadline = match (deadline, own_deadlines) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+    let longest = Instant::now() + holdfast_writer_api::budget::LONGEST;
+    Ok(deadline.unwrap_or(longest).checked_sub(THAW_RESERVE).unwrap_or(longest))
+}
+
+/// Thaws in reverse order of freezing, all of a level together. Goes on whatever fails.
+async fn thaw_all(members: &mut [Member]) -> (usize, Vec<WriterError>) {
+    let (mut thawed, mut failures) = (0, Vec::new());
+    for level in FreezeLevel::ALL.into_iter().rev() {
+        let mut thawing: FuturesUnordered<_> = members
+            .iter_mut()
+            .filter(|member| member.level == level && member.state().may_be_held())
+            .map(Member::thaw)
+            .collect();
+        while let Some(result) = thawing.next().await {
+            thawed += 1;
+            failures.extend(result.err());
+        }
+    }
+    (thawed, failures)
+}
+
+fn window(members: &[Member]) -> Window {
+    let span = |from: Option<u64>, to: Option<u64>| match (from, to) {
+        (Some(from), Some(to)) => to.saturating_sub(from) as f64 / 1e6,
+        _ => 0.0,
+    };
+    let called = members.iter().filter_map(|m| m.times.called).min();
+    let released = members.iter().filter_map(|m| m.times.released).max();
+    let taken = || members.iter().filter_map(|m| m.times.taken);
+    Window { window_ms: span(called, released), skew_ms: span(taken().min(), taken().max()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::super::testing::{Fault, FaultAt, Probe, member};
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("no cut")]
+    struct NoCut;
+
+    async fn prepared(faults: &[(FreezeLevel, Fault)]) -> (Vec<Member>, Vec<Probe>) {
+        let mut members = Vec::new();
+        let mut probes = Vec::new();
+        for (n, (level, fault)) in faults.iter().enumerate() {
+            let (mut member, probe) = member(&format!("w{n}"), *level, *fault);
+            member.done(holdfast_writer_api::state::Event::BackupPrepared);
+            member.prepare_snapshot(Uuid::nil()).await.unwrap();
+            members.push(member);
+            probes.push(probe);
+        }
+        (members, probes)
+    }
+
+    use FreezeLevel::{BackEnd, FrontEnd, System};
+
+    #[tokio::test]
+    async fn front_ends_freeze_first_and_thaw_last_and_all_are_held_at_the_cut() {
+        let quiet = [(System, Fault::None), (FrontEnd, Fault::None), (BackEnd, Fault::None)];
+        let (mut members, probes) = prepared(&quiet).await;
+        let mut log = EventLog::in_memory();
+        let held = || probes.iter().all(|probe| probe.held.load(Ordering::SeqCst));
+        let (all_held, window) =
+            cut(&mut members, Uuid::nil(), &mut log, async |_| Ok::<_, NoCut>(held())).await.unwrap();
+        assert!(all_held);
+        assert!(probes.iter().all(|probe| !probe.held.load(Ordering::SeqCst)));
+        let times: Vec<_> = members.iter().map(|m| m.times).collect();
+        assert!(times[1].taken < times[2].called && times[2].taken < times[0].called, "freeze order");
+        assert!(times[0].released < times[2].released && times[2].released < times[1].released);
+        assert!(window.window_ms > window.skew_ms && window.skew_ms > 0.0, "{window:?}");
+    }
+
+    /// Goal: whichever writer fails in whichever way, nobody stays held.
+    /// Method: three writers, every fault at every place, also a failing cut.
+    #[tokio::test]
+    async fn whatever_fails_everybody_is_thawed_and_there_is_no_cut() {
+        for fault in [
+            Fault::At(FaultAt::FreezeFails),
+            Fault::At(FaultAt::FreezeHangs),
+            Fault::At(FaultAt::FreezePanics),
+        ] {
+            for place in 0..3 {
+                let mut faults = [(FrontEnd, Fault::None), (FrontEnd, Fault::None), (System, Fault::None)];
+                faults[place].1 = fault;
+                let (mut members, probes) = prepared(&faults).await;
+                let mut log = EventLog::in_memory();
+                let aborted = cut(&mut members, Uuid::nil(), &mut log, async |_| Ok::<(), NoCut>(()))
+                    .await
+                    .unwrap_err();
+                assert!(matches!(aborted.cause, AbortCause::Writer(_)), "{fault:?} at {place}: {aborted:?}");
+                assert!(aborted.stuck.is_empty());
+                assert!(probes.iter().all(|p| !p.held.load(Ordering::SeqCst)), "{fault:?} at {place}");
+                assert!(members.iter().all(|m| !m.state().may_be_held()), "{fault:?} at {place}");
+            }
+        }
+        let (mut members, probes) = prepared(&[(FrontEnd, Fault::None)]).await;
+        let aborted =
+            cut(&mut members, Uuid::nil(), &mut EventLog::in_memory(), async |_| Err::<(), _>(NoCut))
+                .await
+                .unwrap_err();
+        assert!(matches!(aborted.cause, AbortCause::Commit(_)));
+        assert!(!probes[0].held.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn a_thaw_that_is_not_confirmed_is_reported_while_the_others_are_thawed() {
+        let faults = [(FrontEnd, Fault::At(FaultAt::ThawStuck)), (FrontEnd, Fault::None)];
+        let (mut members, probes) = prepared(&faults).await;
+        let aborted =
+            cut(&mut members, Uuid::nil(), &mut EventLog::in_memory(), async |_| Ok::<(), NoCut>(()))
+                .await
+                .unwrap_err();
+        assert_eq!(aborted.stuck.len(), 1);
+        assert!(!probes[1].held.load(Ordering::SeqCst));
+        assert_eq!(members[0].state(), holdfast_writer_api::state::State::Stuck);
+    }
+
+    #[tokio::test]
+    async fn a_late_thaw_is_a_failed_backup() {
+        let faults = [(FrontEnd, Fault::At(FaultAt::ThawLate)), (FrontEnd, Fault::None)];
+        let (mut members, _) = prepared(&faults).await;
+        let aborted =
+            cut(&mut members, Uuid::nil(), &mut EventLog::in_memory(), async |_| Ok::<(), NoCut>(()))
+                .await
+                .unwrap_err();
+        assert!(matches!(aborted.cause, AbortCause::Late(WriterError::TimedOut { .. })), "{aborted:?}");
+        assert!(aborted.stuck.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_dropped_cut_releases_everybody() {
+        let (mut members, probes) = prepared(&[(FrontEnd, Fault::None), (System, Fault::None)]).await;
+        let mut log = EventLog::in_memory();
+        let forever = cut(&mut members, Uuid::nil(), &mut log, async |_| {
+            std::future::pending::<()>().await;
+            Ok::<(), NoCut>(())
+        });
+        let given_up = tokio::time::timeout(Duration::from_millis(50), forever).await;
+        assert!(given_up.is_err());
+        assert!(probes.iter().all(|p| p.held.load(Ordering::SeqCst)), "held while it waited");
+        drop(members);
+        assert!(probes.iter().all(|p| !p.held.load(Ordering::SeqCst)));
+    }
+}

@@ -1,0 +1,151 @@
+//! The processes that hold applications, recorded before they do: what `thaw --all` ends.
+//!
+//! Needs no configuration, no repository and no disk but the runtime folder's, which is memory.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+const SCHEMA: &str = "holdfast.holders/1";
+const FILE: &str = "holders.json";
+
+/// How long `thaw --all` waits for a killed holder to be gone.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// A process that may hold an application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The writer.
+    pub writer: String,
+    /// Its process, which leads a process group of its own.
+    pub pid: u32,
+    /// When that process started, in clock ticks since boot: another process of that number is not it.
+    pub started: u64,
+}
+
+/// The holders of the session that runs, or of the last one that died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holders {
+    schema: String,
+    /// The set they were begun for.
+    pub set: Uuid,
+    /// The processes.
+    pub holders: Vec<Holder>,
+}
+
+/// What became of one holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Released {
+    /// It was ended now; the kernel released what it held.
+    Released,
+    /// It was gone before.
+    WasNotHeld,
+    /// It was killed and is still there: it waits in the kernel. Its application may be held.
+    StillHeld,
+}
+
+impl Holders {
+    /// The holders of `set`, from their process numbers.
+    pub fn new(set: Uuid, processes: impl IntoIterator<Item = (String, u32)>) -> Self {
+        let holders = processes
+            .into_iter()
+            .filter_map(|(writer, pid)| start_time(pid).map(|started| Holder { writer, pid, started }))
+            .collect();
+        Self { schema: SCHEMA.into(), set, holders }
+    }
+
+    /// Records them, in place of those of the session before.
+    ///
+    /// # Errors
+    /// The runtime folder cannot be written: no freeze may follow.
+    pub fn record(&self, runtime_dir: &Path) -> io::Result<()> {
+        let path = runtime_dir.join(FILE);
+        let temporary = path.with_extension("new");
+        std::fs::write(&temporary, serde_json::to_vec(self)?)?;
+        std::fs::rename(temporary, path)
+    }
+
+    /// Those on record, if any.
+    ///
+    /// # Errors
+    /// The record is there and cannot be read.
+    pub fn recorded(runtime_dir: &Path) -> io::Result<Option<Self>> {
+        let bytes = match std::fs::read(runtime_dir.join(FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let damaged = |error: holdfast_writer_api::schema::DocumentError| io::Error::other(error);
+        holdfast_writer_api::schema::parse(&bytes, SCHEMA).map(Some).map_err(damaged)
+    }
+
+    /// Removes the record: nothing is held.
+    pub fn forget(runtime_dir: &Path) {
+        let _ = std::fs::remove_file(runtime_dir.join(FILE));
+    }
+
+    /// Ends them all, and waits at most 1.5 s until each is gone.
+    pub fn end(&self) -> Vec<(Holder, Released)> {
+        use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+        let alive = |holder: &Holder| start_time(holder.pid) == Some(holder.started);
+        let mut outcome: Vec<_> = self.holders.iter().map(|h| (h.clone(), Released::WasNotHeld)).collect();
+        for (holder, released) in outcome.iter_mut().filter(|(holder, _)| alive(holder)) {
+            *released = Released::StillHeld;
+            if let Some(pid) = i32::try_from(holder.pid).ok().and_then(Pid::from_raw) {
+                let _ = kill_process_group(pid, Signal::KILL);
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut waiting = false;
+            for (holder, released) in outcome.iter_mut().filter(|(_, r)| *r == Released::StillHeld) {
+                if alive(holder) { waiting = true } else { *released = Released::Released }
+            }
+            if !waiting || Instant::now() >= until {
+                return outcome;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// When process `pid` started, in clock ticks since boot; `None` when it is gone or a zombie, which
+/// holds nothing any more.
+pub fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
+    // The second field is the name in parentheses, and may contain anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_holder_is_ended_and_a_stranger_of_the_same_number_is_not() {
+        use std::os::unix::process::CommandExt;
+        let dir = tempfile::tempdir().unwrap();
+        let sleeper = || std::process::Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
+        let (mut ours, mut stranger) = (sleeper(), sleeper());
+        let mut holders = Holders::new(Uuid::nil(), [("a".into(), ours.id()), ("b".into(), stranger.id())]);
+        holders.holders[1].started += 1;
+        holders.record(dir.path()).unwrap();
+        let ended = Holders::recorded(dir.path()).unwrap().unwrap().end();
+        let outcomes: Vec<_> = ended.iter().map(|(_, released)| *released).collect();
+        assert_eq!(outcomes, [Released::Released, Released::WasNotHeld]);
+        assert!(stranger.try_wait().unwrap().is_none(), "the stranger still runs");
+        stranger.kill().unwrap();
+        let _ = (ours.wait(), stranger.wait());
+        Holders::forget(dir.path());
+        assert_eq!(Holders::recorded(dir.path()).unwrap(), None);
+    }
+}
