@@ -4,17 +4,22 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use base64ct::{Base64, Encoding};
 use rusqlite::{Connection, OpenFlags};
+use zeroize::Zeroizing;
 
 /// Most CA certificates read, and their total size in bytes.
 const MAX_CERTIFICATES: usize = 1000;
 const MAX_BYTES: usize = 1024 * 1024;
 
 /// What a copy of a CA's database holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
 pub(crate) struct Issued {
     /// Certificates of the CA itself and of its OCSP responders, in PEM.
     pub(crate) own_certificates: Vec<u8>,
+    /// Passphrases of its OCSP keys, each with the key's path within the storage.
+    pub(crate) passphrases: Vec<(PathBuf, Zeroizing<Vec<u8>>)>,
     /// Table, and how many certificates it lists.
     pub(crate) issued: Option<(&'static str, u64)>,
     /// How many of them are revoked.
@@ -84,8 +89,9 @@ fn read_django_ca(connection: &Connection, issued: &mut Issued) -> Result<(), ru
     // OCSP certificates are issued ones, and their text also lies in the options of their CA.
     if has_column(connection, "django_ca_certificateauthority", "ocsp_key_backend_options")? {
         let mut statement = connection.prepare(
-            "SELECT ocsp_key_backend_options ->> '$.certificate.pem' FROM django_ca_certificateauthority \
-             WHERE json_valid(ocsp_key_backend_options) LIMIT ?1",
+            "SELECT ocsp_key_backend_options ->> '$.certificate.pem', ocsp_key_backend_options ->> '$.private_key.path', \
+             ocsp_key_backend_options ->> '$.private_key.password' FROM django_ca_certificateauthority \
+             WHERE json_valid(ocsp_key_backend_options) AND length(ocsp_key_backend_options) < 65536 LIMIT ?1",
         )?;
         let mut rows = statement.query([MAX_CERTIFICATES as i64])?;
         while let Some(row) = rows.next()? {
@@ -94,6 +100,9 @@ fn read_django_ca(connection: &Connection, issued: &mut Issued) -> Result<(), ru
                 issued.own_certificates.extend_from_slice(pem.as_bytes());
                 issued.own_certificates.push(b'\n');
             }
+            let (path, password): (Option<String>, Option<String>) = (row.get(1)?, row.get(2)?);
+            let password = password.map(Zeroizing::new).and_then(|text| Base64::decode_vec(&text).ok());
+            issued.passphrases.extend(path.map(PathBuf::from).zip(password.map(Zeroizing::new)));
         }
     }
     issued.issued =
@@ -107,23 +116,14 @@ fn read_django_ca(connection: &Connection, issued: &mut Issued) -> Result<(), ru
     Ok(())
 }
 
-/// DER as a PEM block. Base64 by hand: three lines against another dependency.
 fn add_pem(pem: &mut Vec<u8>, der: &[u8]) {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     if pem.len() + der.len() * 2 > MAX_BYTES {
         return;
     }
     pem.extend_from_slice(b"-----BEGIN CERTIFICATE-----");
-    for (index, triple) in der.chunks(3).enumerate() {
-        if index % 16 == 0 {
-            pem.push(b'\n');
-        }
-        let bits =
-            triple.iter().chain(&[0, 0]).take(3).fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
-        for digit in 0..4 {
-            let value = bits >> (18 - 6 * digit) & 63;
-            pem.push(if digit <= triple.len() { DIGITS[value as usize] } else { b'=' });
-        }
+    for line in Base64::encode_string(der).as_bytes().chunks(64) {
+        pem.push(b'\n');
+        pem.extend_from_slice(line);
     }
     pem.extend_from_slice(b"\n-----END CERTIFICATE-----\n");
 }

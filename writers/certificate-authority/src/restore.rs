@@ -60,6 +60,7 @@ impl Restore {
         let mut issued = None;
         if let Some(database) = self.staged_database(staged)? {
             let found = verify_copy(&database, level).map_err(|error| self.unusable(&chain(&error)))?;
+            remove_empty_log(&database);
             report.findings.push(self.judge(&database, &found)?);
             match issued::read(&database) {
                 Ok(read) => {
@@ -153,7 +154,10 @@ impl Restore {
         let certificates = keys::read_certificates(&self.id, &present, of_database)?;
         let key = Key::new(declared.path.clone(), &declared.purpose, CertificateSource::Declared);
         let file = self.passphrases.iter().find(|(path, _)| *path == declared.path);
-        let from = file.map(|(_, file)| Passphrase::File(file.clone()));
+        // django-ca keeps those of its OCSP keys in the database, by the path within its storage.
+        let mut known = issued.into_iter().flat_map(|issued| &issued.passphrases);
+        let known = known.find(|(path, _)| declared.path.ends_with(path)).map(|(_, known)| known.clone());
+        let from = file.map(|(_, file)| Passphrase::File(file.clone())).or(known.map(Passphrase::Known));
         let passphrase = keys::passphrase(&self.id, from.as_ref())?;
         if !holdfast_store_keys::contains_private_key(&content) {
             return not_proved("an opaque secret");
@@ -166,6 +170,17 @@ impl Restore {
             passphrase.as_ref().map(|bytes| bytes.as_slice()),
         )
         .map(|proved| proved.seal)
+    }
+}
+
+/// Opening a database in WAL mode makes a log; nothing is in it, and it must not be put in place with the database.
+fn remove_empty_log(database: &Path) {
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    let log = PathBuf::from(log);
+    if std::fs::symlink_metadata(&log).is_ok_and(|found| found.is_file() && found.len() == 0) {
+        // If it cannot be removed it stays an empty log, which SQLite takes for none.
+        let _ = std::fs::remove_file(&log);
     }
 }
 
