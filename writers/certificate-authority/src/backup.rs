@@ -235,7 +235,7 @@ fn describe(mark: &SqliteMark, proof: Proof) -> Mark {
     };
     let proof = match proof {
         Proof::Kernel => "the kernel names",
-        Proof::ProcLocks => "/proc/locks lists",
+        Proof::Listed => "/proc/self/fdinfo lists",
     };
     let lock = match mark.journal {
         JournalFamily::Wal => "WRITE",
