@@ -5,6 +5,8 @@
 //! the backup fails; otherwise they stood as still as if they had been held.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -45,7 +47,7 @@ impl Backup {
         has(&self.components, name)
     }
 
-    fn watched(&self) -> Vec<std::path::PathBuf> {
+    fn watched(&self) -> Vec<PathBuf> {
         static_paths(&self.found, |name| self.has(name))
     }
 
@@ -171,7 +173,11 @@ impl BackupParticipant for Backup {
                 return Err(self.inconsistent("the database is not in the shadow copy".into()));
             };
             let id = self.id.clone();
-            blocking(&self.id, move || check_cut(&id, &copy, &mark)).await?;
+            let uncompared = blocking(&self.id, move || check_cut(&id, &copy, &mark)).await?;
+            return Ok(PostSnapshot {
+                warnings: uncompared.into_iter().collect(),
+                ..PostSnapshot::default()
+            });
         }
         Ok(PostSnapshot::default())
     }
@@ -212,16 +218,27 @@ impl Backup {
     }
 }
 
-fn check_cut(id: &str, copy: &std::path::Path, mark: &SqliteMark) -> Result<(), WriterError> {
+/// Compares the cut with what was there under the hold. A cut that this process, which runs as the CA's user, may not
+/// look at is said to be uncompared; it is not a wrong one.
+fn check_cut(id: &str, copy: &Path, mark: &SqliteMark) -> Result<Option<String>, WriterError> {
     let inconsistent = |cause: Cause| WriterError::InconsistentSnapshot { writer: id.to_owned(), cause };
-    // A mount point of the shadow copy may itself lie behind a link; what is refused are links inside.
-    let copy = copy
-        .parent()
-        .and_then(|folder| folder.canonicalize().ok())
-        .zip(copy.file_name())
-        .map(|(folder, name)| folder.join(name))
-        .ok_or_else(|| inconsistent(Cause::new("the shadow copy of the database is not there")))?;
-    check_against_mark(&copy, mark).map_err(|error| inconsistent(Cause::from_error(&error)))
+    let uncompared = |why: String| Ok(Some(format!("the shadow copy was not compared with the mark: {why}")));
+    let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    let (Some(folder), Some(name)) = (copy.parent(), copy.file_name()) else {
+        return Err(inconsistent(Cause::new("the shadow copy of the database has no name")));
+    };
+    // The way to the shadow copy is the requester's own; what is refused are links inside.
+    let copy = match folder.canonicalize() {
+        Ok(folder) => folder.join(name),
+        Err(error) if denied(&error) => return uncompared(error.to_string()),
+        Err(error) => return Err(inconsistent(Cause::new(format!("`{}`: {error}", folder.display())))),
+    };
+    match check_against_mark(&copy, mark) {
+        Ok(()) => Ok(None),
+        Err(SqliteError::Io { source, .. }) if denied(&source) => uncompared(source.to_string()),
+        Err(error @ SqliteError::InUse { .. }) => uncompared(error.to_string()),
+        Err(error) => Err(inconsistent(Cause::from_error(&error))),
+    }
 }
 
 /// The mark in words, with all of it as JSON for whoever checks a copy later.
@@ -253,7 +270,8 @@ fn describe(mark: &SqliteMark, proof: Proof) -> Mark {
 pub(crate) fn sqlite(id: &str, error: SqliteError) -> WriterError {
     let writer = id.to_owned();
     let cause = Cause::from_error(&error);
-    let denied_by_system = matches!(&error, SqliteError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied);
+    let denied_by_system =
+        matches!(&error, SqliteError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied);
     if matches!(error, SqliteError::ReadOnly { .. }) || denied_by_system {
         WriterError::Denied { writer, cause }
     } else if error.retry() == Retry::WhenQuieter {
