@@ -151,13 +151,13 @@ pub fn first_line(path: &Path, what: &str) -> Result<String, Failure> {
     let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
         Failure::new(Exit::Usage, format!("cannot read the {what} file {}", path.display()), cause, NOTHING_CHANGED)
     };
-    let mut file = std::fs::File::open(path).map_err(|error| failed(error.into()))?;
+    let file = std::fs::File::open(path).map_err(|error| failed(error.into()))?;
     // A pipe such as /dev/stdin has no owner to speak of.
     if file.metadata().is_ok_and(|meta| meta.is_file()) {
         check_trusted(path).map_err(|error| failed(error.into()))?;
     }
     let mut text = String::new();
-    file.by_ref().take(MAX_PASSWORD).read_to_string(&mut text).map_err(|error| failed(error.into()))?;
+    file.take(MAX_PASSWORD).read_to_string(&mut text).map_err(|error| failed(error.into()))?;
     let line = text.lines().next().unwrap_or_default().to_owned();
     if line.is_empty() {
         return Err(failed("its first line is empty".into()));

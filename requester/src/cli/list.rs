@@ -145,10 +145,10 @@ async fn backups(context: &Context) -> Result<(), Failure> {
     let inner = repository.clone();
     let listed = blocking(move || {
         inner.sets().map(|sets| {
-            let read = |set| inner.read_document(set, "set.json".as_ref(), 64 << 20);
             sets.into_iter()
                 .map(|set| {
-                    let document = read(&set).map_err(|e| e.to_string());
+                    let document = inner.read_document(&set, "set.json".as_ref(), 64 << 20);
+                    let document = document.map_err(|e| e.to_string());
                     let document =
                         document.and_then(|bytes| BackupSet::parse(&bytes).map_err(|e| e.to_string()));
                     (set, document)
