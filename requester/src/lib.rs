@@ -2,5 +2,9 @@
 //! repository, and brings applications back.
 
 pub mod config;
+pub mod failure;
+pub mod paths;
 pub mod repository;
+pub mod restore;
 pub mod session;
+pub mod writers;

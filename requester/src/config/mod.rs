@@ -7,7 +7,7 @@ mod load;
 mod trust;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -190,16 +190,4 @@ impl ConfigError {
             problem: format!("writer `{}`: {}", entry.id, error.problem),
         }
     }
-}
-
-/// The default place: root's, or the user's own.
-pub fn default_path() -> PathBuf {
-    if rustix::process::geteuid().is_root() {
-        return Path::new("/etc/holdfast/holdfast.toml").to_owned();
-    }
-    let base = std::env::var_os("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".config")))
-        .unwrap_or_else(|| "/etc".into());
-    base.join("holdfast/holdfast.toml")
 }

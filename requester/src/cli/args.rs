@@ -1,0 +1,379 @@
+//! The command line. Stable: scripts rely on it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use holdfast::config::parse_duration;
+use holdfast_writer_api::BackupType;
+
+/// Backs up what has to hold still together, and brings it back.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  holdfast demo                                  see a whole disaster and its recovery, in a scratch folder
+  holdfast backup                                back up all configured writers at one instant
+  holdfast list backups                          what there is
+  holdfast restore plan latest --writer ca       what a restore would do, and whether it could
+  holdfast thaw --all                            something is stuck: release everything, now
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 stored with allowed exceptions, 4 refused, 5 freeze aborted (all thawed),
+6 THAW NOT CONFIRMED, 7 verify failed, 8 key, 9 chain, 10 no repository, 11 locked, 12 wrong password, 130 interrupted";
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The configuration file [default: /etc/holdfast/holdfast.toml, for users XDG's]
+    #[arg(long, short, global = true, env = "HOLDFAST_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where event logs, shadow records and registered restores are kept [default: /var/lib/holdfast]
+    #[arg(long, global = true, env = "HOLDFAST_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where the session lock and the recorded holders are kept [default: /run/holdfast]
+    #[arg(long, global = true, env = "HOLDFAST_RUNTIME_DIR", value_name = "DIR")]
+    pub runtime_dir: Option<PathBuf>,
+    /// The repository: a folder, or s3:URL/BUCKET with the feature `s3`
+    #[arg(long, short, global = true, env = "HOLDFAST_REPO", value_name = "LOCATION")]
+    pub repo: Option<String>,
+    /// A file whose first line is the repository's password
+    #[arg(long, global = true, env = "HOLDFAST_PASSWORD_FILE", value_name = "FILE", conflicts_with = "password_command")]
+    pub password_file: Option<PathBuf>,
+    /// A command that prints the password; split at spaces, run without a shell
+    #[arg(long, global = true, env = "HOLDFAST_PASSWORD_COMMAND", value_name = "COMMAND")]
+    pub password_command: Option<String>,
+    /// One JSON document on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more; twice for the repository library's own log
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Shows the main job in a scratch folder: live applications, backup, destruction, restore, proof
+    Demo(DemoArgs),
+    /// Lists writers, providers, shadow copies or backups
+    #[command(subcommand)]
+    List(List),
+    /// Makes a backup of the configured writers at one instant
+    #[command(after_help = "Example:\n  holdfast backup --writer ca --writer directory --tag nightly")]
+    Backup(BackupArgs),
+    /// Brings a set, or parts of it, back; `restore plan` only says what would happen
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Example:\n  holdfast restore plan latest --writer ca\n  holdfast restore latest --writer ca --stop\n  holdfast restore latest --to /srv/copy"
+    )]
+    Restore(RestoreCommand),
+    /// What a start gate runs: finishes a registered restore, or fails and so keeps the application down
+    #[command(after_help = "Example, in a systemd drop-in:\n  ExecStartPre=/usr/bin/holdfast recover --writer ca")]
+    Recover {
+        /// Only this writer's
+        #[arg(long, value_name = "ID")]
+        writer: Option<String>,
+        #[command(flatten)]
+        identity: IdentityArgs,
+        /// Give a registered restore up and put the old files back, where they still are
+        #[arg(long)]
+        roll_back: bool,
+    },
+    /// Checks a set: every byte, every document, and each component by its engine
+    Verify {
+        /// A set's id, the beginning of one, or `latest`
+        set: String,
+        /// Do not read the repository's data again, only the set's files
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Forgets sets by a policy; `prune` then frees the space
+    #[command(after_help = "Example:\n  holdfast forget --keep-last 3 --keep-daily 14 --dry-run")]
+    Forget(ForgetArgs),
+    /// Frees the space of what was forgotten
+    Prune {
+        /// Only say what would be freed
+        #[arg(long, short = 'n')]
+        dry_run: bool,
+    },
+    /// Ends every recorded holder: the panic button. Needs no configuration and no repository
+    Thaw {
+        /// All of them
+        #[arg(long, required = true)]
+        all: bool,
+    },
+    /// Removes what dead sessions left: shadow copies, partial sets
+    Gc,
+    /// Prints or checks a configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// For writers in processes of their own
+    #[command(subcommand)]
+    Writer(WriterCommand),
+    /// Recovery identities, to which keys are sealed
+    #[command(subcommand)]
+    Key(KeyCommand),
+    #[command(hide = true)]
+    DemoApp { name: String, dir: PathBuf },
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// The scratch folder; must not exist or be empty [default: a new one under the temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum List {
+    /// The configured writers, their components and their state
+    Writers,
+    /// The providers, and what each makes of an instant
+    Providers,
+    /// Shadow copies on record
+    Shadows,
+    /// The sets of the repository
+    Backups,
+}
+
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// The kind of backup; a writer that lacks it makes a full
+    #[arg(long = "type", value_enum, default_value = "full", value_name = "TYPE")]
+    pub backup_type: Type,
+    /// Only these writers
+    #[arg(long = "writer", value_name = "ID")]
+    pub writers: Vec<String>,
+    /// Only these components: WRITER/COMPONENT
+    #[arg(long = "component", value_name = "ID/NAME")]
+    pub components: Vec<String>,
+    /// The longest hold, such as 800ms
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub freeze_budget: Option<Duration>,
+    /// Store the set even if this writer fails (exit 3)
+    #[arg(long = "allow-incomplete", value_name = "ID")]
+    pub allow_incomplete: Vec<String>,
+    /// Tags of the set
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Type {
+    Full,
+    Incremental,
+    Differential,
+    Log,
+    Copy,
+}
+
+impl From<Type> for BackupType {
+    fn from(value: Type) -> Self {
+        match value {
+            Type::Full => Self::Full,
+            Type::Incremental => Self::Incremental,
+            Type::Differential => Self::Differential,
+            Type::Log => Self::Log,
+            Type::Copy => Self::Copy,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreCommand {
+    #[command(subcommand)]
+    pub plan: Option<RestorePlan>,
+    #[command(flatten)]
+    pub args: RestoreArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RestorePlan {
+    /// Prints what a restore would do, in order, with every check and its result
+    Plan(RestoreArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// A set's id, the beginning of one, or `latest`
+    pub set: Option<String>,
+    /// Only these writers
+    #[arg(long = "writer", value_name = "ID")]
+    pub writers: Vec<String>,
+    /// Only these components: WRITER/COMPONENT
+    #[arg(long = "component", value_name = "ID/NAME")]
+    pub components: Vec<String>,
+    /// Everything below this folder, at its original path
+    #[arg(long, value_name = "DIR", conflicts_with = "map")]
+    pub to: Option<PathBuf>,
+    /// What was below OLD goes below NEW; the longest OLD counts
+    #[arg(long, value_name = "OLD=NEW", value_parser = parse_map)]
+    pub map: Vec<(PathBuf, PathBuf)>,
+    /// Run the configured stop commands first
+    #[arg(long)]
+    pub stop: bool,
+    /// The application is down, though that cannot be seen from here: your word for it
+    #[arg(long)]
+    pub assume_stopped: bool,
+    /// Go on without the keys of the set
+    #[arg(long)]
+    pub without_keys: bool,
+    /// Keep the old files beside the new ones
+    #[arg(long)]
+    pub keep_old: bool,
+    #[command(flatten)]
+    pub identity: IdentityArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct IdentityArgs {
+    /// The recovery identity, to open sealed keys
+    #[arg(long, value_name = "FILE", requires = "identity_passphrase_file")]
+    pub identity: Option<PathBuf>,
+    /// A file whose first line is its passphrase
+    #[arg(long, value_name = "FILE")]
+    pub identity_passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ForgetArgs {
+    /// Keep the newest N sets
+    #[arg(long, value_name = "N")]
+    pub keep_last: Option<u32>,
+    /// Keep one set an hour, for the last N hours that have one
+    #[arg(long, value_name = "N")]
+    pub keep_hourly: Option<u32>,
+    /// Keep one set a day
+    #[arg(long, value_name = "N")]
+    pub keep_daily: Option<u32>,
+    /// Keep one set a week
+    #[arg(long, value_name = "N")]
+    pub keep_weekly: Option<u32>,
+    /// Keep one set a month
+    #[arg(long, value_name = "N")]
+    pub keep_monthly: Option<u32>,
+    /// Keep one set a year
+    #[arg(long, value_name = "N")]
+    pub keep_yearly: Option<u32>,
+    /// Keep all sets with this tag
+    #[arg(long = "keep-tag", value_name = "TAG")]
+    pub keep_tags: Vec<String>,
+    /// Only say what would be forgotten, and why
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+    /// Free the space as well
+    #[arg(long)]
+    pub prune: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Prints a configuration to begin with
+    Generate,
+    /// Checks the configuration, and asks each writer to identify itself
+    Check,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum WriterCommand {
+    /// Runs a linked writer on the socket it has as standard input
+    Serve {
+        /// Its registered name
+        r#type: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Makes a recovery identity: prints its public half, writes the private one to an encrypted age file
+    #[command(
+        after_help = "Example:\n  holdfast key identity --output /media/usb/recovery.age --passphrase-file /dev/stdin\n\nWho loses the file or its passphrase loses every key that was sealed to it. Keep it off this machine."
+    )]
+    Identity {
+        /// The new file
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+        /// A file whose first line is the passphrase
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: PathBuf,
+    },
+}
+
+fn parse_map(text: &str) -> Result<(PathBuf, PathBuf), String> {
+    let (old, new) = text.split_once('=').ok_or("expected OLD=NEW")?;
+    for path in [old, new] {
+        if !Path::new(path).is_absolute() {
+            return Err(format!("`{path}` must be an absolute path"));
+        }
+    }
+    Ok((old.into(), new.into()))
+}
+
+/// root's place, or the user's own.
+pub fn default_config() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return "/etc/holdfast/holdfast.toml".into();
+    }
+    user_dir("XDG_CONFIG_HOME", ".config").join("holdfast.toml")
+}
+
+/// root's place, or the user's own.
+pub fn default_state() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return "/var/lib/holdfast".into();
+    }
+    user_dir("XDG_STATE_HOME", ".local/state")
+}
+
+/// root's place, or the user's own.
+pub fn default_runtime() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return "/run/holdfast".into();
+    }
+    std::env::var_os("XDG_RUNTIME_DIR")
+        .map_or_else(|| default_state().join("run"), |base| Path::new(&base).join("holdfast"))
+}
+
+fn user_dir(variable: &str, below_home: &str) -> PathBuf {
+    std::env::var_os(variable)
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(below_home)))
+        .unwrap_or_else(std::env::temp_dir)
+        .join("holdfast")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_put_together_rightly() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn plan_and_restore_take_the_same_words() {
+        let plan = Cli::try_parse_from(["holdfast", "restore", "plan", "latest", "--writer", "ca"]).unwrap();
+        let go = Cli::try_parse_from(["holdfast", "restore", "latest", "--writer", "ca"]).unwrap();
+        let (Command::Restore(plan), Command::Restore(go)) = (plan.command, go.command) else { panic!() };
+        let Some(RestorePlan::Plan(planned)) = plan.plan else { panic!() };
+        assert!(go.plan.is_none());
+        assert_eq!((planned.set, planned.writers), (go.args.set, go.args.writers));
+    }
+
+    #[test]
+    fn a_map_needs_absolute_paths_on_both_sides() {
+        assert!(parse_map("/a=/b").is_ok());
+        for bad in ["/a", "a=/b", "/a=b", "="] {
+            assert!(parse_map(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Where Holdfast keeps things of its own.
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+/// The folders of one installation. Everything can be moved, so everything runs unprivileged in a
+/// scratch folder.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// Survives a restart: event logs, shadow records, registered restores.
+    pub state: PathBuf,
+    /// Does not: the session lock and the recorded holders.
+    pub runtime: PathBuf,
+}
+
+impl Paths {
+    /// Event logs of sessions.
+    pub fn sessions(&self) -> PathBuf {
+        self.state.join("sessions")
+    }
+
+    /// Registered restores: the start gate's markers.
+    pub fn restores(&self) -> PathBuf {
+        self.state.join("restores")
+    }
+
+    /// Shadow copies of the copying providers.
+    pub fn shadow_area(&self) -> PathBuf {
+        self.state.join("shadow-area")
+    }
+
+    /// Makes the folders, for nobody but us.
+    ///
+    /// # Errors
+    /// One cannot be made.
+    pub fn create(&self) -> io::Result<()> {
+        for dir in [&self.state, &self.runtime, &self.sessions(), &self.restores(), &self.shadow_area()] {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        Ok(())
+    }
+}
