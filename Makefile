@@ -26,7 +26,7 @@ test: ## install what is missing, then run all tests (as root: those with real v
 	$(CARGO) build $(ALL) --bins
 	HOLDFAST_BIN="$(TARGET)/debug/holdfast" $(CARGO) test $(ALL)
 
-soak: ## the long fault runs, in release mode (SOAK_SECONDS each; default 600)
+soak: ## the long fault runs (tests marked #[ignore]), in release mode
 	@scripts/deps test
 	$(CARGO) build --release $(ALL) --bins
 	HOLDFAST_BIN="$(TARGET)/release/holdfast" $(CARGO) test --release $(ALL) -- --ignored --test-threads=1 --nocapture

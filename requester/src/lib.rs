@@ -4,7 +4,9 @@
 pub mod config;
 pub mod failure;
 pub mod paths;
+pub mod provider;
 pub mod repository;
 pub mod restore;
 pub mod session;
+pub mod volume;
 pub mod writers;

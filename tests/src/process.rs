@@ -7,7 +7,7 @@ use std::{
     fs::File,
     io::{self, Read},
     net::TcpListener,
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
@@ -211,7 +211,9 @@ pub(crate) fn start_on_free_port(
         let port = free_port()?;
         match start(port) {
             Ok(server) => return Ok((server, port)),
-            Err(error @ FixtureError::Command { .. }) if error.to_string().contains("in use") => last = Some(error),
+            Err(error @ FixtureError::Command { .. }) if error.to_string().contains("in use") => {
+                last = Some(error)
+            }
             Err(error) => return Err(error),
         }
     }
@@ -246,9 +248,10 @@ pub(crate) fn signal_group(child: &Child, signal: Signal) {
     }
 }
 
-/// In words, for error messages: "exit status: 1", "signal: 9 (SIGKILL)".
-pub(crate) fn signal_of(status: ExitStatus) -> Option<i32> {
-    status.signal()
+/// Sets permission bits.
+pub(crate) fn chmod(path: &Path, mode: u32) -> Result<(), FixtureError> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .map_err(FixtureError::io(format!("set the mode of {}", path.display())))
 }
 
 /// Makes sure that a folder exists.
@@ -259,11 +262,6 @@ pub(crate) fn create_dir(path: &Path) -> Result<(), FixtureError> {
 /// Writes a whole file.
 pub(crate) fn write_file(path: &Path, content: impl AsRef<[u8]>) -> Result<(), FixtureError> {
     std::fs::write(path, content).map_err(FixtureError::io(format!("write {}", path.display())))
-}
-
-/// Reads a whole text file.
-pub(crate) fn read_text(path: &Path) -> Result<String, FixtureError> {
-    std::fs::read_to_string(path).map_err(FixtureError::io(format!("read {}", path.display())))
 }
 
 /// One step of polling something that cannot be waited for.

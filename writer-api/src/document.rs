@@ -191,15 +191,21 @@ pub struct ComponentRecord {
     pub stamp: Option<String>,
 }
 
-/// A file or folder of a component, and where it lies in the set.
+/// A file or folder of a component, and where it lies in the set: what a restore replaces as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredRoot {
     /// Where the application has it.
     pub original: std::path::PathBuf,
     /// Where it lies in the set.
     pub stored: String,
-    /// Whether the folder was stored as a whole, so that a restore may replace it as a whole.
+    /// Whether it is a folder.
+    pub folder: bool,
+    /// Whether all of the folder is there: nothing was excluded.
+    #[serde(default)]
     pub whole: bool,
+    /// Names beside it that belong to it, such as `ca.db-wal`: gone with the old file, back with the new.
+    #[serde(default)]
+    pub companions: Vec<String>,
 }
 
 /// A shadow copy a set was read from.

@@ -150,18 +150,21 @@ const fn untrusted(magic: u32) -> Option<&'static str> {
 /// This process's descriptors of that file. SQLite's are among them as long as its connection is open, and asking
 /// through them neither opens nor closes anything.
 pub(crate) fn own_descriptors(identity: Identity) -> std::io::Result<Vec<RawFd>> {
-    descriptors_of(Path::new("/proc/self/fd"), identity)
+    let found = descriptors_among(Path::new("/proc/self/fd"), &[identity])?;
+    Ok(found.into_iter().map(|(descriptor, _)| descriptor).collect())
 }
 
-/// The descriptors listed in `folder` (a `/proc/PID/fd`) that are of that file.
-pub(crate) fn descriptors_of(folder: &Path, identity: Identity) -> std::io::Result<Vec<RawFd>> {
+/// The descriptors listed in `folder` (a `/proc/PID/fd`) that are of one of those files, each with the file's index.
+pub(crate) fn descriptors_among(folder: &Path, files: &[Identity]) -> std::io::Result<Vec<(RawFd, usize)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         // A descriptor closed since the listing is none of ours.
         let Ok(meta) = fs::metadata(entry.path()) else { continue };
-        if meta.dev() == identity.device && meta.ino() == identity.inode {
-            found.extend(entry.file_name().to_str().and_then(|n| n.parse::<RawFd>().ok()));
+        let identity = Identity { device: meta.dev(), inode: meta.ino() };
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let (Some(number), Some(which)) = (number, files.iter().position(|file| *file == identity)) {
+            found.push((number, which));
         }
     }
     Ok(found)

@@ -5,12 +5,13 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::{SqliteError, access, files, openers};
+use crate::{SqliteError, WalScan, access, files, openers, scan_wal};
 
 /// The copy's absolute path, once it is known to be a regular, non-empty file that nobody uses.
 ///
@@ -22,8 +23,14 @@ pub(crate) fn private(copy: &Path) -> Result<PathBuf, SqliteError> {
         return Err(SqliteError::Empty { path });
     }
     access::refuse_linked_companions(&path)?;
-    if let Some(holder) = openers::who_has_it_open(&path)?.holders.first() {
-        return Err(SqliteError::InUse { path, pid: holder.pid.unwrap_or(0) });
+    // A process being started has, until it becomes another program, every descriptor of the one that starts it.
+    let mut patience = 10;
+    while let Some(holder) = openers::who_has_it_open(&path)?.holders.first() {
+        if patience == 0 {
+            return Err(SqliteError::InUse { path, pid: holder.pid.unwrap_or(0) });
+        }
+        patience -= 1;
+        thread::sleep(Duration::from_millis(2));
     }
     Ok(path)
 }
@@ -63,6 +70,30 @@ pub(crate) fn open(path: &Path) -> Result<Connection, SqliteError> {
     }
     read("SELECT count(*) FROM sqlite_schema").map_err(|e| SqliteError::engine(path, "read", e))?;
     Ok(connection)
+}
+
+/// The log beside a copy, if there is one, walked before SQLite sees it.
+pub(crate) fn log_beside(path: &Path) -> Result<Option<WalScan>, SqliteError> {
+    let log = access::beside(path, "-wal");
+    access::find_optional(&log)?.map(|_| scan_wal(&log)).transpose()
+}
+
+/// Errors if a log was not written over this database, as far as the number of pages tells.
+///
+/// A transaction that changes the number writes the first page, which has it as well. SQLite does not compare: frames of
+/// a newer log whose pages the older database does not know are out of every tree's reach, and no check of its own
+/// sees them.
+pub(crate) fn refuse_foreign_log(
+    path: &Path,
+    log: Option<WalScan>,
+    database_pages: u32,
+) -> Result<(), SqliteError> {
+    match log {
+        Some(log) if log.committed_frames > 0 && log.page_count != database_pages => {
+            Err(SqliteError::ForeignLog { path: path.to_owned(), log_pages: log.page_count, database_pages })
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Removes the file beside the copy whose name ends in `suffix`, if there is one.

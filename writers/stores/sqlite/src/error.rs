@@ -188,6 +188,16 @@ pub enum SqliteError {
         /// The copy's value.
         found: String,
     },
+    /// The `-wal` was not written over this database. SQLite replays it all the same, and the result can pass its checks.
+    #[error("the log beside `{}` ends with {log_pages} pages, the database with {database_pages}", path.display())]
+    ForeignLog {
+        /// The copy.
+        path: PathBuf,
+        /// Pages after the log's last transaction.
+        log_pages: u32,
+        /// Pages after SQLite has read the database together with its log.
+        database_pages: u32,
+    },
     /// SQLite cannot check this database because its schema needs something only the application has, such as a
     /// function or a collation of its own.
     #[error("`{}` cannot be checked without its application", path.display())]
@@ -275,7 +285,7 @@ impl SqliteError {
             Self::SuperJournal { .. } => {
                 "restore all databases of that transaction with their journals together, and let the application open them"
             }
-            Self::MarkMismatch { .. } => {
+            Self::MarkMismatch { .. } | Self::ForeignLog { .. } => {
                 "do not use this copy; files of different instants lie beside each other"
             }
             Self::NotCheckable { .. } => "check it with the application itself",
@@ -308,6 +318,7 @@ impl SqliteError {
             | Self::InUse { .. }
             | Self::SuperJournal { .. }
             | Self::MarkMismatch { .. }
+            | Self::ForeignLog { .. }
             | Self::NotCheckable { .. }
             | Self::Io { .. }
             | Self::Engine { .. } => Retry::Never,

@@ -1,10 +1,11 @@
 //! Reads who holds which byte-range lock.
-//! Owns: SQLite's lock bytes, the query for one byte's owner, the parser of `/proc/locks`.
+//! Owns: SQLite's lock bytes, the query for one byte's owner, the parser of `/proc/locks` and of a descriptor's own list.
 //! Leaves to others: what a lock means for a backup (`hold`) or for a restore (`openers`).
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::RawFd;
+use std::path::Path;
 
 /// First of SQLite's lock bytes in the database file.
 pub(crate) const PENDING_BYTE: u64 = 0x4000_0000;
@@ -21,6 +22,11 @@ pub(crate) const WAL_DMS_BYTE: u64 = 128;
 
 /// `/proc/locks` of a very busy machine has some thousand lines of 60 bytes.
 const PROC_LOCKS_LIMIT: u64 = 16 << 20;
+
+/// What the kernel hands out in one piece.
+const ONE_PAGE: usize = 4096;
+/// How often a longer list is read.
+const LOSSY_READINGS: usize = 3;
 
 /// A lock as the kernel lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,10 +97,32 @@ const fn to_short(constant: libc::c_int) -> libc::c_short {
 }
 
 /// All granted locks the kernel shows us: those of processes in our pid namespace.
+///
+/// The kernel hands the list out page by page and forgets its place when locks come and go in between, so that one reading
+/// can miss some. Where a process may be examined, [`of_descriptor`] is exact.
 pub(crate) fn listed() -> io::Result<Vec<ListedLock>> {
+    let mut locks = Vec::new();
+    for _ in 0..LOSSY_READINGS {
+        let mut text = String::new();
+        File::open("/proc/locks")?.take(PROC_LOCKS_LIMIT).read_to_string(&mut text)?;
+        for lock in text.lines().filter_map(parse_line) {
+            if !locks.contains(&lock) {
+                locks.push(lock);
+            }
+        }
+        if text.len() < ONE_PAGE {
+            break;
+        }
+    }
+    Ok(locks)
+}
+
+/// The locks that a process has on the file behind one of its descriptors; `process` is its folder in `/proc`.
+pub(crate) fn of_descriptor(process: &Path, descriptor: RawFd) -> io::Result<Vec<ListedLock>> {
     let mut text = String::new();
-    File::open("/proc/locks")?.take(PROC_LOCKS_LIMIT).read_to_string(&mut text)?;
-    Ok(text.lines().filter_map(parse_line).collect())
+    let path = process.join("fdinfo").join(descriptor.to_string());
+    File::open(path)?.take(PROC_LOCKS_LIMIT).read_to_string(&mut text)?;
+    Ok(text.lines().filter_map(|line| parse_line(line.strip_prefix("lock:")?)).collect())
 }
 
 /// One line, such as `1: POSIX  ADVISORY  WRITE 742 fe:00:10010638 120 120`. `None` for waiting locks (`1: -> …`), for

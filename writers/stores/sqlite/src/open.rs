@@ -140,6 +140,10 @@ impl Database {
     pub fn describe(&self) -> Result<Description, SqliteError> {
         self.refuse_replaced()?;
         self.patiently(|c| {
+            if !c.is_autocommit() {
+                // Under a hold: one transaction already.
+                return self.describe_in_transaction();
+            }
             c.execute_batch("BEGIN")?;
             let described = self.describe_in_transaction();
             // A failed `ROLLBACK` of a read leaves nothing that the next one would not report.

@@ -32,10 +32,10 @@ pub struct Folded {
 /// Cut off at any moment, it can be started again.
 ///
 /// # Errors
-/// As [`verify_copy`](crate::verify_copy), and [`SqliteError::Io`].
+/// As [`verify_copy`](crate::verify_copy), [`SqliteError::ForeignLog`], and [`SqliteError::Io`].
 pub fn fold_in(database_copy: &Path) -> Result<Folded, SqliteError> {
     let path = copy::private(database_copy)?;
-    let rolled_back = files::journal_is_hot(&path)?;
+    let (log, rolled_back) = (copy::log_beside(&path)?, files::journal_is_hot(&path)?);
     let connection = copy::open(&path)?;
     let fail = |e| SqliteError::engine(&path, "recover", e);
     let journal = journal_family(&connection).map_err(fail)?;
@@ -43,6 +43,7 @@ pub fn fold_in(database_copy: &Path) -> Result<Folded, SqliteError> {
     let (page_size, page_count) = (number("PRAGMA page_size")?, number("PRAGMA page_count")?);
     let mut wal_frames = 0;
     if journal == JournalFamily::Wal {
+        copy::refuse_foreign_log(&path, log, page_count)?;
         // A passive one first: truncating answers zero frames, since none are left.
         wal_frames = checkpoint(&connection, "PASSIVE").map_err(fail)?;
         checkpoint(&connection, "TRUNCATE").map_err(fail)?;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::code;
 use crate::open::journal_family;
-use crate::{JournalFamily, SqliteError, WalScan, access, copy, files, scan_wal};
+use crate::{JournalFamily, SqliteError, WalScan, copy, files};
 
 /// At most so many messages of each kind are kept.
 pub const MAX_MESSAGES: usize = 100;
@@ -101,8 +101,7 @@ impl VerifyReport {
 /// application ([`SqliteError::NotCheckable`]).
 pub fn verify_copy(database_copy: &Path, level: Level) -> Result<VerifyReport, SqliteError> {
     let path = copy::private(database_copy)?;
-    let log = access::beside(&path, "-wal");
-    let wal = access::find_optional(&log)?.map(|_| scan_wal(&log)).transpose()?;
+    let wal = copy::log_beside(&path)?;
     let rolled_back = files::journal_is_hot(&path)?;
 
     let connection = copy::open(&path)?;
@@ -136,6 +135,14 @@ fn check(
         foreign_keys_checked: false,
         tables: Vec::new(),
     };
+    // A log that SQLite ignores, because the header names another journal family, is only told in `wal`.
+    if report.journal == JournalFamily::Wal
+        && let Err(foreign) = copy::refuse_foreign_log(path, wal, report.page_count)
+    {
+        report.problems.insert(0, cut(&foreign.to_string()));
+        report.more_problems |= report.problems.len() > MAX_MESSAGES;
+        report.problems.truncate(MAX_MESSAGES);
+    }
     if level == Level::Full && report.is_sound() {
         // A key to a table that does not exist is an error to SQLite and, once more, no damage.
         report.foreign_keys_checked = foreign_keys(connection, &mut report).is_ok();

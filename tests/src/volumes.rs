@@ -1,0 +1,213 @@
+//! Real volumes on loop devices, mounted in a folder of their own until dropped. Needs root.
+//! Owns: that nothing stays mounted, frozen or attached, also after a run that was killed.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    error::FixtureError,
+    process::{self, command, run},
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// Folders are named PREFIX-PID-STARTTIME-RANDOM, so that a later run knows whose owner is gone.
+const PREFIX: &str = "holdfast-volume";
+
+/// The smallest image that all of the `mkfs` programs accept, in bytes. Images are sparse: they cost what is written.
+pub const SMALL: u64 = 512 << 20;
+
+/// A file system of its own, until dropped.
+#[derive(Debug)]
+pub struct LoopVolume {
+    folder: TempDir,
+    kind: &'static str,
+}
+
+impl LoopVolume {
+    /// btrfs: atomic snapshots and reflinks.
+    ///
+    /// # Errors
+    /// Whatever `mkfs.btrfs` or `mount` says, e.g. for want of root.
+    pub fn btrfs(bytes: u64) -> Result<Self, FixtureError> {
+        Self::create("btrfs", bytes, command("mkfs.btrfs").arg("--quiet"))
+    }
+
+    /// XFS with reflinks, without snapshots.
+    ///
+    /// # Errors
+    /// As [`btrfs`](Self::btrfs).
+    pub fn xfs_reflink(bytes: u64) -> Result<Self, FixtureError> {
+        Self::create("xfs", bytes, command("mkfs.xfs").args(["-q", "-m", "reflink=1"]))
+    }
+
+    /// ext4: neither. Without blocks reserved for root, so that full is full.
+    ///
+    /// # Errors
+    /// As [`btrfs`](Self::btrfs).
+    pub fn ext4(bytes: u64) -> Result<Self, FixtureError> {
+        Self::create("ext4", bytes, command("mkfs.ext4").args(["-q", "-F", "-m", "0"]))
+    }
+
+    fn create(kind: &'static str, bytes: u64, mkfs: &mut Command) -> Result<Self, FixtureError> {
+        remove_orphans();
+        let name =
+            format!("{PREFIX}-{}-{}-", std::process::id(), start_time(std::process::id()).unwrap_or(0));
+        let folder = tempfile::Builder::new()
+            .prefix(&name)
+            .tempdir()
+            .map_err(FixtureError::io("make a folder for a volume"))?;
+        let volume = Self { folder, kind };
+        let image = volume.image();
+        File::create_new(&image)
+            .and_then(|file| file.set_len(bytes))
+            .map_err(FixtureError::io(format!("make {}", image.display())))?;
+        run(mkfs.arg(&image), LIMIT)?;
+        process::create_dir(&volume.path())?;
+        // By `mount` and not by `losetup`: the loop device then detaches itself with the last use of the volume.
+        run(command("mount").args(["-o", "loop", "-t", kind]).arg(&image).arg(volume.path()), LIMIT)?;
+        Ok(volume)
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("mnt")
+    }
+
+    /// The file system's type as the kernel names it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// Makes a btrfs subvolume; `name` is relative to the mount point.
+    ///
+    /// # Errors
+    /// Whatever `btrfs` says, e.g. on another file system.
+    pub fn subvolume(&self, name: &str) -> Result<PathBuf, FixtureError> {
+        let path = self.path().join(name);
+        run(command("btrfs").args(["subvolume", "create"]).arg(&path), LIMIT)?;
+        Ok(path)
+    }
+
+    /// Fills it until at most `leave` bytes are free, with a file named `filler`. Gives the file's path.
+    ///
+    /// # Errors
+    /// Whatever `fallocate` or a write says, except that the volume is full.
+    pub fn fill(&self, leave: u64) -> Result<PathBuf, FixtureError> {
+        /// What the file system may need to describe the file itself.
+        const SLACK: u64 = 1 << 20;
+        let path = self.path().join("filler");
+        let most = self.free()?.saturating_sub(leave + SLACK);
+        run(command("fallocate").args(["-l", &most.to_string()]).arg(&path), LIMIT)?;
+        let what = || format!("fill {}", path.display());
+        let mut file = File::options().append(true).open(&path).map_err(FixtureError::io(what()))?;
+        while self.free()? > leave {
+            // Synced, or delayed allocation would promise more than there is.
+            match file.write_all(&[1; 4096]).and_then(|()| file.sync_data()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
+                Err(error) => return Err(FixtureError::io(what())(error)),
+            }
+        }
+        Ok(path)
+    }
+
+    /// Bytes that an unprivileged writer still has.
+    ///
+    /// # Errors
+    /// [`FixtureError::Io`].
+    pub fn free(&self) -> Result<u64, FixtureError> {
+        let path = self.path();
+        let space = rustix::fs::statvfs(&path).map_err(|errno| {
+            FixtureError::io(format!("ask {} for its space", path.display()))(errno.into())
+        })?;
+        Ok(space.f_bavail * space.f_frsize)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.folder.path().join("image")
+    }
+}
+
+impl Drop for LoopVolume {
+    fn drop(&mut self) {
+        unmount(&self.path());
+    }
+}
+
+/// The mount points at or below `path`, for tests that prove that nothing was left mounted.
+#[must_use]
+pub fn mounted_below(path: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    points.map(|point| PathBuf::from(unescape(point))).filter(|point| point.starts_with(path)).collect()
+}
+
+/// Thaws, unmounts with everything mounted below, and lazily if something still uses it.
+fn unmount(path: &Path) {
+    if mounted_below(path).is_empty() {
+        return;
+    }
+    // A frozen file system cannot be unmounted; on one that is not frozen this fails and changes nothing.
+    let _ = process::capture(command("fsfreeze").arg("--unfreeze").arg(path), LIMIT);
+    if run(command("umount").arg("--recursive").arg(path), LIMIT).is_err() {
+        let _ = process::capture(command("umount").args(["--recursive", "--lazy"]).arg(path), LIMIT);
+    }
+}
+
+/// Unmounts and removes volumes whose process has died without dropping them.
+fn remove_orphans() {
+    let Ok(folders) = fs::read_dir(std::env::temp_dir()) else { return };
+    for folder in folders.flatten() {
+        let name = folder.file_name();
+        if name.to_str().and_then(owner_of).is_some_and(|(pid, started)| start_time(pid) != Some(started)) {
+            unmount(&folder.path().join("mnt"));
+            // Never through a mount: if it is still mounted, this fails on the mount point.
+            if mounted_below(&folder.path()).is_empty() {
+                let _ = fs::remove_dir_all(folder.path());
+            }
+        }
+    }
+}
+
+fn owner_of(name: &str) -> Option<(u32, u64)> {
+    let mut parts = name.strip_prefix(PREFIX)?.strip_prefix('-')?.split('-');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Clock ticks since boot at which a process started: with its id, the only name that is not given twice.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, and may contain anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// mountinfo writes blank, tab, newline and backslash in octal.
+fn unescape(point: &str) -> String {
+    point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{owner_of, start_time, unescape};
+
+    #[test]
+    fn an_owner_is_known_by_pid_and_start_time() {
+        assert_eq!(owner_of("holdfast-volume-12-345-aBc"), Some((12, 345)));
+        assert_eq!(owner_of("holdfast-volume-x"), None);
+        assert!(start_time(std::process::id()).is_some());
+    }
+
+    #[test]
+    fn mount_points_with_blanks_are_read_back() {
+        assert_eq!(unescape("/a\\040b\\134c"), "/a b\\c");
+    }
+}
