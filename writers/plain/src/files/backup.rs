@@ -12,9 +12,10 @@ use holdfast_writer_api::{
     PhaseContext, PostSnapshot, Prepared, SealedKey, ShadowContext, Thawed, Truncated, WriterError,
 };
 
+use super::exclude::Excluded;
 use super::keys;
 use super::lock::{LockError, LockFile, Locked};
-use super::scan::{Excluded, plain_keys};
+use super::scan::plain_keys;
 use crate::blocking;
 use crate::holder::{Ended, Holder, NotTaken};
 

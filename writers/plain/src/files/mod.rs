@@ -3,6 +3,7 @@
 //! Leaves to others: the hold (`lock`, `backup`), keys (`keys`, `scan`), what comes back (`restore`).
 
 mod backup;
+mod exclude;
 mod keys;
 mod lock;
 mod restore;
@@ -45,8 +46,8 @@ pub struct FilesSettings {
     /// Files and folders, absolute; none inside another.
     #[serde(default)]
     pub paths: Vec<PathBuf>,
-    /// What to leave out, with `?`, `*` (inside one name), `**` (any folders) and `[…]`. With a `/` at its start a pattern
-    /// is matched against the whole path, otherwise against its end. A folder that matches is left out with all in it.
+    /// What to leave out, with `?` and `*` inside a name: a name at any depth (`*.tmp`), a path below each folder
+    /// (`cache/*.tmp`), or a whole path (`/srv/www/cache`). A folder that matches is left out with all in it.
     #[serde(default)]
     pub exclude: Vec<String>,
     /// Folders below as well; default: true.
@@ -100,6 +101,15 @@ pub(crate) fn build(config: WriterConfig) -> Result<Box<dyn Writer>, SettingsErr
     for key in &settings.keys {
         settings::absolute("keys", &key.path)?;
         key.certificate.as_deref().map_or(Ok(()), |path| settings::absolute("keys", path))?;
+        if key.path.as_os_str().to_string_lossy().contains(['*', '?']) {
+            // It is excluded from the files by its name, which must not name others.
+            let problem = format!("`{}` has `*` or `?` in it", key.path.display());
+            return Err(SettingsError::new("keys", problem));
+        }
+        if settings.paths.contains(&key.path) {
+            let problem = format!("`{}` is in `paths` too; a key is sealed instead", key.path.display());
+            return Err(SettingsError::new("keys", problem));
+        }
         if key.purpose.trim().is_empty() {
             return Err(SettingsError::new(
                 "keys",
@@ -109,33 +119,21 @@ pub(crate) fn build(config: WriterConfig) -> Result<Box<dyn Writer>, SettingsErr
     }
     settings.allow_plain_keys.iter().try_for_each(|path| settings::absolute("allow-plain-keys", path))?;
     settings.lock_file.as_deref().map_or(Ok(()), |path| settings::absolute("lock-file", path))?;
-    let mut exclude = Vec::new();
-    for pattern in &settings.exclude {
-        exclude.extend(whole_paths(pattern).map_err(|why| SettingsError::new("exclude", why))?);
-    }
-    // Sealed, and nowhere else (promise P9).
-    exclude.extend(settings.keys.iter().map(|key| globset::escape(&key.path.to_string_lossy())));
-    scan::Excluded::new(&exclude).map_err(|why| SettingsError::new("exclude", why))?;
+    exclude::Excluded::new(&settings.exclude).map_err(|why| SettingsError::new("exclude", why))?;
+    let mut exclude = settings.exclude.clone();
+    // Sealed, and nowhere else (promise P9). A key elsewhere needs no exclusion, and without any a folder is whole.
+    let inside = |key: &&KeySettings| settings.paths.iter().any(|path| key.path.starts_with(path));
+    exclude.extend(settings.keys.iter().filter(inside).map(|key| key.path.to_string_lossy().into_owned()));
     let busy_timeout =
         settings.busy_timeout.as_deref().map(|text| settings::duration("busy-timeout", text)).transpose()?;
     Ok(Box::new(FilesWriter { id: config.id, recursive, exclude, busy_timeout, settings }))
-}
-
-/// An exclusion as patterns of whole paths: what it names, and everything below.
-fn whole_paths(pattern: &str) -> Result<[String; 2], String> {
-    let pattern = pattern.strip_suffix('/').unwrap_or(pattern);
-    if pattern.is_empty() {
-        return Err("an empty pattern would leave out everything".into());
-    }
-    let whole = if pattern.starts_with('/') { pattern.to_owned() } else { format!("**/{pattern}") };
-    Ok([whole.clone(), format!("{whole}/**")])
 }
 
 #[derive(Debug)]
 struct FilesWriter {
     id: String,
     recursive: bool,
-    /// Patterns of whole paths.
+    /// The settings' and the keys'.
     exclude: Vec<String>,
     busy_timeout: Option<Duration>,
     settings: FilesSettings,
@@ -280,7 +278,7 @@ mod tests {
             (serde_json::json!({"paths": ["srv"]}), "paths"),
             (serde_json::json!({"paths": ["/srv", "/srv/www"]}), "paths"),
             (serde_json::json!({"paths": ["/srv", "/srv"], "recursive": false}), "paths"),
-            (serde_json::json!({"paths": ["/srv"], "exclude": ["a{"]}), "exclude"),
+            (serde_json::json!({"paths": ["/srv"], "exclude": ["a/../b"]}), "exclude"),
             (serde_json::json!({"paths": ["/srv"], "exclude": ["/"]}), "exclude"),
             (serde_json::json!({"paths": ["/srv"], "lock-file": "lock"}), "lock-file"),
             (serde_json::json!({"paths": ["/srv"], "busy-timeout": "long"}), "busy-timeout"),
@@ -288,6 +286,8 @@ mod tests {
             (serde_json::json!({"paths": ["/srv"], "keys": [{"path": "/k"}]}), "keys"),
             (serde_json::json!({"paths": ["/srv"], "keys": [{"path": "k", "purpose": "x"}]}), "keys"),
             (serde_json::json!({"paths": ["/srv"], "keys": [{"path": "/k", "purpose": " "}]}), "keys"),
+            (serde_json::json!({"paths": ["/srv"], "keys": [{"path": "/*", "purpose": "x"}]}), "keys"),
+            (serde_json::json!({"paths": ["/k"], "keys": [{"path": "/k", "purpose": "x"}]}), "keys"),
             (serde_json::json!({"paths": ["/srv"], "lock": "/x"}), "lock"),
         ];
         for (settings, key) in cases {
@@ -314,9 +314,7 @@ mod tests {
         assert!(!files.held && !metadata.capabilities.freeze && metadata.capabilities.keys);
         let sets: Vec<_> = files.files.iter().map(|f| (f.path.clone(), &*f.pattern, f.recursive)).collect();
         assert_eq!(sets, [(tree, "*", true), (folder.path().to_owned(), "one.conf", false)]);
-        let excluded = scan::Excluded::new(&files.exclude).unwrap();
-        assert!(excluded.covers(&key) && excluded.covers(Path::new("/x/a.tmp/b")));
-        assert!(!excluded.covers(&file));
+        assert_eq!(files.exclude, ["*.tmp", key.to_str().unwrap()]);
         assert_eq!((keys.kind, &keys.keys[0].path), (ComponentKind::Keys, &key));
     }
 

@@ -232,7 +232,7 @@ fn describe(databases: &[Database], marks: &[(store::Mark, Proof)]) -> Mark {
         };
         let witness = match proof {
             Proof::Kernel => "asked of the kernel",
-            Proof::ProcLocks => "seen in /proc/locks",
+            Proof::Listed => "seen in its list of locks",
         };
         proofs.push(format!("process {process} holds {lock} of `{}`, {witness}", database.path.display()));
         let mut detail = |what: &str, value: String| details.insert(format!("{name} {what}"), value);
