@@ -74,6 +74,11 @@ impl Member {
         self.state
     }
 
+    /// Whether its freeze holds anything.
+    pub fn holds(&self) -> bool {
+        self.metadata.capabilities.freeze
+    }
+
     /// The process whose end releases its hold.
     pub fn holder(&self) -> Option<u32> {
         self.participant.holder()
