@@ -130,6 +130,7 @@ impl From<LockError> for Failure {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "most exit codes need no advice of their own")]
 impl From<RepositoryError> for Failure {
     fn from(error: RepositoryError) -> Self {
         let exit = repository_exit(&error);
@@ -137,6 +138,7 @@ impl From<RepositoryError> for Failure {
             Exit::NoRepository => Some("check --repo; the first `holdfast backup` makes a new repository"),
             Exit::Locked => Some("wait for it; if its process is gone, `restic unlock` removes the lock"),
             Exit::WrongPassword => Some("check the password file; its first line counts"),
+            Exit::Usage => Some("check `location` in [repository], or --repo"),
             _ => None,
         };
         let failure = Self::new(exit, "the repository cannot be used", error, "no set was changed");
@@ -162,6 +164,7 @@ impl From<DocumentError> for Failure {
 }
 
 /// The exit code of a repository's failure.
+#[expect(clippy::wildcard_enum_match_arm, reason = "whatever has no code of its own is a plain failure")]
 pub fn repository_exit(error: &RepositoryError) -> Exit {
     match error {
         RepositoryError::NoRepository { .. } => Exit::NoRepository,
@@ -173,6 +176,7 @@ pub fn repository_exit(error: &RepositoryError) -> Exit {
 }
 
 /// The exit code of a writer's failure while nothing was held.
+#[expect(clippy::wildcard_enum_match_arm, reason = "whatever has no code of its own is a plain failure")]
 pub fn writer_exit(error: &WriterError) -> Exit {
     match error {
         WriterError::Key { .. } => Exit::Key,

@@ -404,7 +404,7 @@ impl<'s> Session<'s> {
             Failure::new(Exit::Failed, what, error, NOTHING_CHANGED)
         })?;
         let readied = join_all(members.iter_mut().map(|member| member.prepare_snapshot(set))).await;
-        for error in readied.into_iter().filter_map(Result::err) {
+        if let Some(error) = readied.into_iter().find_map(Result::err) {
             self.failed(&error);
             return Err(self.aborted::<std::io::Error>(
                 members,
