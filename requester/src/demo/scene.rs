@@ -90,7 +90,9 @@ impl SceneError {
 }
 
 /// How an application is started: the command that ends in [`app::run`] with a name and the scratch folder.
-pub struct Launcher(Box<dyn Fn(&str, &Path) -> Command + Send + Sync>);
+pub struct Launcher(Box<MakeCommand>);
+
+type MakeCommand = dyn Fn(&str, &Path) -> Command + Send + Sync;
 
 impl Launcher {
     /// By the hidden subcommand of the `holdfast` at `exe`.

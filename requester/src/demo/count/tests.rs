@@ -2,6 +2,9 @@ use super::*;
 use crate::demo::Scene;
 use crate::demo::testing::{Threads, copy, held_now};
 
+/// What is lost, how, and what the failure must say of it.
+type Loss<'a> = (&'static str, &'a dyn Fn(), &'static [&'static str]);
+
 /// Applications that have written and ended, and a copy of their folders.
 struct Played {
     _scratch: tempfile::TempDir,
@@ -60,7 +63,7 @@ fn applications_put_back_whole_are_proved_and_any_loss_is_named() {
 
     let ca = || places.ca_database();
     let secret = |n: u64| places.secrets().join(format!("{n:06}.json"));
-    let losses: [(&str, &dyn Fn(), &[&str]); 12] = [
+    let losses: [Loss<'_>; 12] = [
         (
             "a certificate",
             &|| played.sql(&ca(), "DELETE FROM certificates WHERE number = 60"),
@@ -77,7 +80,7 @@ fn applications_put_back_whole_are_proved_and_any_loss_is_named() {
             &["ca: 1 acknowledged writes came back changed", "another certificate's serial"],
         ),
         (
-            "a CA's certificate, and with it the key",
+            "the CA's certificate",
             &|| {
                 let other = Scene::create(&places.root().join("other")).unwrap();
                 std::fs::copy(other.places().ca_certificate(), places.ca_certificate()).unwrap();
@@ -90,7 +93,7 @@ fn applications_put_back_whole_are_proved_and_any_loss_is_named() {
             ],
         ),
         (
-            "an older CRL",
+            "a revocation on the CRL",
             &|| {
                 played.sql(&ca(), "UPDATE certificates SET revoked = 1 WHERE number = 3");
             },

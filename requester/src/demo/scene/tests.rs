@@ -85,3 +85,34 @@ fn held_applications_wait_and_go_on_where_they_were() {
         assert!(acks.last().unwrap().begun_ns > freed, "{name} did not go on");
     }
 }
+
+/// Method: stock `openssl` verifies a certificate with the CRL, and refuses one that the CRL names.
+#[test]
+fn openssl_accepts_what_the_ca_issued_and_refuses_what_it_revoked() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "`openssl` must be installed in CI");
+        eprintln!("skipped: `openssl` is not installed");
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let scene = Scene::create(&scratch.path().join("scene")).unwrap();
+    let (places, threads) = (scene.places(), Threads::start(scene.places()));
+    threads.wait_for(25);
+    threads.stop();
+    let database = rusqlite::Connection::open(places.ca_database()).unwrap();
+    let verify = |number: u64| {
+        let pem: String = database
+            .query_row("SELECT pem FROM certificates WHERE number = ?", [number as i64], |row| row.get(0))
+            .unwrap();
+        let leaf = scratch.path().join("leaf.pem");
+        std::fs::write(&leaf, pem).unwrap();
+        let mut openssl = Command::new("openssl");
+        openssl.args(["verify", "-crl_check", "-CAfile"]).arg(places.ca_certificate());
+        let output = openssl.arg("-CRLfile").arg(places.ca_crl()).arg(leaf).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (accepted, said) = verify(20);
+    assert!(accepted, "{said}");
+    let (accepted, said) = verify(12);
+    assert!(!accepted && said.contains("certificate revoked"), "{said}");
+}
