@@ -25,17 +25,12 @@ impl Paths {
         self.state.join("restores")
     }
 
-    /// Shadow copies of the copying providers.
-    pub fn shadow_area(&self) -> PathBuf {
-        self.state.join("shadow-area")
-    }
-
     /// Makes the folders, for nobody but us.
     ///
     /// # Errors
     /// One cannot be made.
     pub fn create(&self) -> io::Result<()> {
-        for dir in [&self.state, &self.runtime, &self.sessions(), &self.restores(), &self.shadow_area()] {
+        for dir in [&self.state, &self.runtime, &self.sessions(), &self.restores()] {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
         Ok(())

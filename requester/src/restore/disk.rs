@@ -283,7 +283,7 @@ mod tests {
         for n in 0..5000 {
             fs::write(top.path().join("a").join(format!("n{n}")), b"").unwrap();
         }
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
         let fd = open_dir(rustix::fs::CWD, top.path().as_os_str()).unwrap();
         remove(fd.as_fd(), OsStr::new("a")).unwrap();
         assert_eq!(fs::read_dir(top.path()).unwrap().count(), 0);

@@ -18,8 +18,13 @@
 mod blocker;
 mod disk;
 pub mod error;
+mod holders;
+mod moves;
+pub mod offline;
 pub mod phase;
 pub mod placement;
+pub mod plan;
+mod probe;
 mod proc;
 pub mod registration;
 mod rollback;
@@ -31,8 +36,11 @@ mod walk;
 #[cfg(test)]
 mod sweep_tests;
 
+pub use disk::{Identity, Kind};
 pub use error::{LiveState, Problem, RestoreError};
+pub use offline::{Evidence, Offline, OfflineCheck, Probe};
 pub use phase::{Event, Phase};
-pub use placement::{About, OldData, Placement, Plan, Resumed, Undo, UnitSpec};
+pub use placement::{About, OldData, Placement, Resumed, Undo};
+pub use plan::{Plan, UnitSpec};
 pub use registration::{Marker, Registry};
 pub use site::{NoSteps, Steps};

@@ -1,6 +1,6 @@
 //! Takes a restore from plan to published, one durable step at a time.
-//! Owns: planning, staging folders, registration, blocking, publishing, settling, and going on after a crash.
-//! Leaves to others: putting the old data back (`rollback`), whether the application is down (`offline`: ask right
+//! Owns: staging folders, registration, blocking, publishing, settling, and going on after a crash.
+//! Leaves to others: whether the targets are fit (`plan`), the moves of one unit (`moves`), putting the old data back (`rollback`), whether the application is down (`offline`: ask right
 //! before [`Placement::block`], [`Placement::publish`] and any [`Placement::resume`] whose phase
 //! [needs it](Phase::needs_offline)), one session at a time (the session lock).
 //!
@@ -9,40 +9,24 @@
 //! **Invariant:** side files leave after their main file is blocked and return before it is unblocked, so that no
 //! database is ever within reach without the log or journal that belongs to it.
 
-use std::{
-    ffi::OsStr,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsStr, os::fd::AsFd, path::Path};
 
 use jiff::Timestamp;
 use rustix::{fs::Mode, io::Errno};
 use uuid::Uuid;
 
 use super::{
-    blocker,
-    disk::{self, Kind},
+    blocker, disk,
     error::{LiveState, Problem, RestoreError},
+    moves::{block_unit, publish_unit, refresh_staged},
     phase::{Event, Phase},
+    plan::Plan,
     registration::{
-        CompanionRecord, HIDDEN_PREFIX, Marker, PhaseEntered, Registry, SCHEMA, SiteRecord, UnitRecord,
-        hidden_name,
+        CompanionRecord, Marker, PhaseEntered, Registry, SCHEMA, SiteRecord, UnitRecord, hidden_name,
     },
     site::{Place, Site, Steps, name_of, reached},
     walk,
 };
-
-/// A live path to be replaced as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnitSpec {
-    /// Absolute path of a file or folder; a slash at its end is ignored.
-    pub live: PathBuf,
-    /// [`Kind::File`] or [`Kind::Directory`]: what the application expects there.
-    pub kind: Kind,
-    /// Names beside it that must not outlive the old data, such as `certs.db-wal`. One that is staged too is put in
-    /// place together with its main file.
-    pub companions: Vec<std::ffi::OsString>,
-}
 
 /// Whose data a restore brings back; written into the marker for whoever finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,134 +41,6 @@ pub struct About {
     pub components: Vec<String>,
     /// What the user confirmed by name.
     pub confirmations: Vec<String>,
-}
-
-/// Targets that were looked at and found fit. Nothing has been changed.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    sites: Vec<SiteRecord>,
-    units: Vec<UnitRecord>,
-}
-
-impl Plan {
-    /// Looks at every target and remembers what is there.
-    ///
-    /// # Errors
-    /// A [`Problem`] that names the first unfit target; the state is always [`LiveState::Unchanged`].
-    pub fn new(specs: &[UnitSpec]) -> Result<Self, RestoreError> {
-        Self::look(specs).map_err(|problem| RestoreError { problem, state: LiveState::Unchanged })
-    }
-
-    /// The live paths, with slashes at their ends dropped.
-    pub fn live_paths(&self) -> impl Iterator<Item = &Path> {
-        self.units.iter().map(|unit| unit.live.as_path())
-    }
-
-    /// Every side file's path.
-    pub fn companion_paths(&self) -> impl Iterator<Item = &Path> {
-        self.units.iter().flat_map(|unit| unit.companions.iter().map(|companion| companion.live.as_path()))
-    }
-
-    fn look(specs: &[UnitSpec]) -> Result<Self, Problem> {
-        let mut plan = Self { sites: Vec::new(), units: Vec::new() };
-        for spec in specs {
-            let live = walk::clean(&spec.live)?;
-            let bad = |why| Problem::BadPath { path: live.clone(), why };
-            let (Some(parent), Some(name)) = (live.parent(), live.file_name()) else {
-                return Err(bad("it has no folder"));
-            };
-            if name.as_encoded_bytes().starts_with(HIDDEN_PREFIX.as_bytes()) {
-                return Err(bad("it is a restore's own staging folder"));
-            }
-            if !matches!(spec.kind, Kind::File | Kind::Directory) {
-                return Err(bad("only a file or a folder can be replaced"));
-            }
-            for companion in &spec.companions {
-                let plain = Path::new(companion).components().count() == 1
-                    && Path::new(companion).file_name() == Some(companion.as_os_str());
-                if !plain || companion == name {
-                    return Err(bad("a side file must be another name in the same folder"));
-                }
-            }
-            let known = plan.sites.iter().position(|site| site.parent == parent);
-            let site = known.unwrap_or(plan.sites.len());
-            if known.is_none() {
-                plan.sites.push(look_at_parent(parent)?);
-            }
-            let old = look_at_live(&live, parent)?;
-            let companions = spec.companions.iter();
-            plan.units.push(UnitRecord {
-                site,
-                staged: PathBuf::new(),
-                aside: PathBuf::new(),
-                kind: spec.kind,
-                old,
-                new: None,
-                blocker: None,
-                was_published: false,
-                companions: companions
-                    .map(|name| CompanionRecord { live: parent.join(name), old: None, new: None })
-                    .collect(),
-                live,
-            });
-        }
-        if plan.units.is_empty() {
-            return Err(Problem::BadPath { path: PathBuf::new(), why: "a restore without targets" });
-        }
-        let mut names: Vec<&Path> = plan.live_paths().chain(plan.companion_paths()).collect();
-        names.sort();
-        // Sorted by component, a path comes right before what lies below it.
-        for pair in names.windows(2) {
-            if let [first, second] = pair
-                && second.starts_with(first)
-            {
-                return Err(Problem::Overlap { first: first.to_path_buf(), second: second.to_path_buf() });
-            }
-        }
-        Ok(plan)
-    }
-}
-
-fn look_at_parent(parent: &Path) -> Result<SiteRecord, Problem> {
-    let walked = walk::walk(parent)?;
-    let seen = disk::look_at(walked.fd.as_fd()).map_err(Problem::io("look at", parent))?;
-    if seen.mode & 0o1002 == 0o0002 {
-        return Err(Problem::ParentOpenToAll { path: parent.to_owned() });
-    }
-    Ok(SiteRecord {
-        parent: parent.to_owned(),
-        identity: walked.missing.is_empty().then_some(seen.id),
-        created: walked.missing.len(),
-        hidden: None,
-    })
-}
-
-fn look_at_live(live: &Path, parent: &Path) -> Result<Option<disk::Identity>, Problem> {
-    let walked = walk::walk(parent)?;
-    if !walked.missing.is_empty() {
-        return Ok(None);
-    }
-    let name = live.file_name().unwrap_or_default();
-    let Some(seen) = disk::look(walked.fd.as_fd(), name).map_err(Problem::io("look at", live))? else {
-        return Ok(None);
-    };
-    match seen.id.kind {
-        Kind::File | Kind::Directory => {}
-        Kind::Link | Kind::Other => return Err(Problem::LiveNotPlain { path: live.to_owned() }),
-    }
-    if seen.mount_root {
-        return Err(Problem::MountPoint { path: live.to_owned() });
-    }
-    movable(&seen, live)?;
-    Ok(Some(seen.id))
-}
-
-/// Without privileges, a folder gets a new parent only if its owner may write in it.
-fn movable(seen: &disk::Seen, path: &Path) -> Result<(), Problem> {
-    if seen.id.kind == Kind::Directory && seen.mode & 0o200 == 0 && !rustix::process::geteuid().is_root() {
-        return Err(Problem::NotMovable { path: path.to_owned() });
-    }
-    Ok(())
 }
 
 /// What becomes of the old data.
@@ -584,7 +440,19 @@ impl Placement {
     }
 
     pub(super) fn sites(&self) -> Result<Vec<Option<Site>>, Problem> {
-        self.marker.sites.iter().map(|record| Site::open(&self.marker, record)).collect()
+        let discarding = self.marker.rollback_from == Some(Phase::Staging);
+        let open = |record: &SiteRecord| match Site::open(&self.marker, record) {
+            // Nothing is known to have been made here, and nothing of somebody else's is touched: without this, a start
+            // that was refused for such a folder could not be cleared away either.
+            Err(
+                Problem::ParentChanged { .. }
+                | Problem::ParentIsLink { .. }
+                | Problem::LinkInPath { .. }
+                | Problem::StagingNotOurs { .. },
+            ) if discarding && record.hidden.is_none() => Ok(None),
+            opened => opened,
+        };
+        self.marker.sites.iter().map(open).collect()
     }
 
     pub(super) fn error(&self, problem: Problem) -> RestoreError {
@@ -635,108 +503,6 @@ fn make_parents(record: &SiteRecord, steps: &dyn Steps) -> Result<(), Problem> {
 
 fn make_private(dir: std::os::fd::BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o700))
-}
-
-/// Looks again at what is staged for `unit`.
-fn refresh_staged(site: &Site, unit: &mut UnitRecord) -> Result<(), Problem> {
-    let seen = disk::look(site.new_dir()?, name_of(unit)).map_err(Problem::io("look at", &unit.staged))?;
-    let seen = seen.ok_or_else(|| Problem::StagedMissing { path: unit.staged.clone() })?;
-    if seen.id.kind != unit.kind {
-        let expected = if unit.kind == Kind::Directory { "folder" } else { "file" };
-        return Err(Problem::StagedWrongKind { path: unit.staged.clone(), expected });
-    }
-    movable(&seen, &unit.staged)?;
-    unit.new = Some(seen.id);
-    Ok(())
-}
-
-/// Exchanges the live path for the blocker, and takes it back if what came away is not what was planned for.
-fn block_unit(site: &Site, unit: &UnitRecord, steps: &dyn Steps) -> Result<(), Problem> {
-    let (name, parent, old) = (name_of(unit), site.parent.as_fd(), site.old_dir()?);
-    let io = |errno| Problem::io("block", &unit.live)(errno);
-    let changed = || Problem::LiveChanged { path: unit.live.clone() };
-    let Some(blocker) = &unit.blocker else { return Err(changed()) };
-    match site.place(unit)? {
-        Place::Blocked => {}
-        Place::Untouched => {
-            match &unit.old {
-                Some(planned) => {
-                    match disk::exchange(parent, name, old, name) {
-                        Err(Errno::NOENT) => return Err(changed()),
-                        done => done.map_err(io)?,
-                    }
-                    let came = disk::look(old, name).map_err(io)?;
-                    if !came.is_some_and(|seen| seen.id.same(planned)) {
-                        disk::exchange(parent, name, old, name).map_err(io)?;
-                        return Err(changed());
-                    }
-                }
-                None => match disk::move_new(old, name, parent, name) {
-                    Err(Errno::EXIST) => return Err(changed()),
-                    done => done.map_err(io)?,
-                },
-            }
-            reached(steps, "live path blocked")?;
-        }
-        Place::Published | Place::NoBlocker => {
-            return Err(Problem::BlockerReplaced { path: unit.live.clone() });
-        }
-    }
-    blocker::shut(parent, name, blocker).map_err(io)?;
-    reached(steps, "blocker shut")
-}
-
-/// Puts the staged side files in place, then the staged data.
-fn publish_unit(site: &Site, unit: &UnitRecord, steps: &dyn Steps) -> Result<(), Problem> {
-    let (name, parent, new) = (name_of(unit), site.parent.as_fd(), site.new_dir()?);
-    let io = |errno| Problem::io("publish", &unit.live)(errno);
-    let replaced = || Problem::BlockerReplaced { path: unit.live.clone() };
-    let place = site.place(unit)?;
-    let live = disk::look(parent, name).map_err(io)?;
-    let blocked = match place {
-        Place::Published => return Ok(()),
-        Place::Blocked => true,
-        // Taken away by hand, with nothing in its place: still nothing the application could have opened.
-        Place::NoBlocker if live.is_none() => false,
-        Place::NoBlocker if unit.new.is_some_and(|new| live.is_some_and(|seen| seen.id.same(&new))) => {
-            return Ok(());
-        }
-        Place::NoBlocker | Place::Untouched => return Err(replaced()),
-    };
-    for companion in &unit.companions {
-        let io = |errno| Problem::io("publish", &companion.live)(errno);
-        let stray = || Problem::StrayCompanion { path: companion.live.clone() };
-        let side = side(companion);
-        let there = disk::look(parent, side).map_err(io)?;
-        let arrived = companion.new.is_some_and(|new| there.is_some_and(|seen| seen.id.same(&new)));
-        if there.is_some() && !arrived {
-            return Err(stray());
-        }
-        if companion.new.is_some() && !arrived {
-            match disk::move_new(new, side, parent, side) {
-                Err(Errno::EXIST) => return Err(stray()),
-                done => done.map_err(io)?,
-            }
-            reached(steps, "side file in place")?;
-        }
-    }
-    if !blocked {
-        match disk::move_new(new, name, parent, name) {
-            Err(Errno::EXIST) => return Err(replaced()),
-            done => done.map_err(io)?,
-        }
-        return reached(steps, "new data live");
-    }
-    if let Some(blocker) = &unit.blocker {
-        blocker::loosen(parent, name, blocker).map_err(io)?;
-        reached(steps, "blocker loosened")?;
-    }
-    disk::exchange(parent, name, new, name).map_err(io)?;
-    if site.place(unit)? != Place::Published {
-        disk::exchange(parent, name, new, name).map_err(io)?;
-        return Err(replaced());
-    }
-    reached(steps, "new data live")
 }
 
 /// The open folder of a unit; only a rollback can meet one whose folder has gone.

@@ -45,7 +45,8 @@ impl Placement {
     fn begin_rollback(&mut self, undo: Undo, steps: &dyn Steps) -> Result<(), Problem> {
         let from = self.marker.phase;
         from.after(Event::RollbackStarted)?;
-        let sites = self.sites()?;
+        // Staging has touched no unit, and its folders need not even open.
+        let sites = if from == Phase::Staging { Vec::new() } else { self.sites()? };
         let mut units = self.marker.units.clone();
         for unit in &mut units {
             let published = match from {

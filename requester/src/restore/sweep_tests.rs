@@ -13,8 +13,8 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    About, NoSteps, OldData, Phase, Placement, Plan, Problem, Registry, RestoreError, Resumed, Steps, Undo,
-    UnitSpec, disk::Kind,
+    About, Kind, NoSteps, OldData, Phase, Placement, Plan, Problem, Registry, RestoreError, Resumed, Steps,
+    Undo, UnitSpec,
 };
 
 /// Stops after a given number of steps.
@@ -141,7 +141,8 @@ impl Bench {
             (None, Err(_)) if !had_old => Live::Old,
             (None, Ok(_)) => {
                 if unit.kind == Kind::File {
-                    let opened = OpenOptions::new().read(true).write(true).create(true).open(path);
+                    let opened =
+                        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path);
                     assert_eq!(opened.unwrap_err().kind(), std::io::ErrorKind::IsADirectory, "{name}");
                 } else {
                     let made = fs::write(path.join("x"), "x").unwrap_err();
@@ -381,15 +382,22 @@ fn links_and_a_replaced_parent_are_refused() {
             "{error}"
         );
         assert!(error.nothing_changed());
-        assert!(!bench.path("moved/ca.pem").with_file_name("new").exists());
-        if let Some(mut left) = bench.load() {
-            fs::remove_file(bench.path("keys")).or_else(|_| fs::remove_dir(bench.path("keys"))).unwrap();
-            fs::rename(bench.path("moved"), bench.path("keys")).unwrap();
-            left.rollback(Undo::BeforePublish, &NoSteps).unwrap();
-            fs::rename(bench.path("keys"), bench.path("moved")).unwrap();
-            std::os::unix::fs::symlink("moved", bench.path("keys")).unwrap();
-        }
+        bench.assert_nothing_left("refused");
     }
+}
+
+#[test]
+fn a_staging_folder_somebody_else_made_is_refused_and_left_alone() {
+    let bench = Bench::new();
+    let plan = Plan::new(&bench.specs()).unwrap();
+    let theirs = bench.path("").join(super::registration::hidden_name(bench.restore));
+    fs::create_dir(&theirs).unwrap();
+    fs::write(theirs.join("x"), "theirs").unwrap();
+    let error = Placement::begin(plan, bench.about(), &bench.registry, &NoSteps).unwrap_err();
+    assert!(matches!(error.problem, Problem::StagingNotOurs { .. }), "{error}");
+    assert_eq!(fs::read_to_string(theirs.join("x")).unwrap(), "theirs");
+    assert!(bench.registry.list().unwrap().is_empty());
+    bench.assert_all(Live::Old, "refused");
 }
 
 #[test]

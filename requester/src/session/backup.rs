@@ -30,7 +30,9 @@ use super::shadows::{Cut, Shadows};
 use crate::config::Config;
 use crate::failure::{Exit, Failure, NOTHING_CHANGED, writer_exit};
 use crate::paths::Paths;
-use crate::provider::ProviderRegistry;
+use std::sync::Arc;
+
+use crate::provider::{Provider, Providers};
 use crate::repository::{Document, ProgressFn, Repository, SetIdentity};
 use crate::volume::VolumeMap;
 use crate::writers::ConfiguredWriter;
@@ -45,7 +47,7 @@ pub struct Environment<'e> {
     /// Our folders.
     pub paths: &'e Paths,
     /// The providers of this program.
-    pub providers: &'e ProviderRegistry,
+    pub providers: &'e Providers,
     /// The writers of the configuration.
     pub writers: &'e [ConfiguredWriter],
     /// The repository, open.
@@ -170,7 +172,7 @@ struct Session<'s> {
     left_out: &'s BTreeMap<String, String>,
 }
 
-impl Session<'_> {
+impl<'s> Session<'s> {
     async fn run(&mut self) -> Result<BackupSet, Attempt> {
         let time = jiff::Timestamp::now();
         self.log.record(What::SessionStarted {
@@ -209,10 +211,11 @@ impl Session<'_> {
         (self.env.at)(name);
     }
 
-    fn chosen_writers(&self) -> Result<Vec<&ConfiguredWriter>, Failure> {
-        let known = |id: &str| self.env.writers.iter().any(|w| w.entry.id == id);
+    fn chosen_writers(&self) -> Result<Vec<&'s ConfiguredWriter>, Failure> {
+        let env = self.env;
+        let known = |id: &str| env.writers.iter().any(|w| w.entry.id == id);
         if let Some(unknown) = self.options.writers.iter().find(|id| !known(id)) {
-            let ids: Vec<_> = self.env.writers.iter().map(|w| w.entry.id.as_str()).collect();
+            let ids: Vec<_> = env.writers.iter().map(|w| w.entry.id.as_str()).collect();
             let what = format!("there is no writer `{unknown}`; configured are: {}", ids.join(", "));
             return Err(Failure::refused(Exit::Usage, what));
         }
@@ -220,7 +223,7 @@ impl Session<'_> {
             (self.options.writers.is_empty() || self.options.writers.contains(&w.entry.id))
                 && !self.left_out.contains_key(&w.entry.id)
         };
-        let chosen: Vec<_> = self.env.writers.iter().filter(wanted).collect();
+        let chosen: Vec<_> = env.writers.iter().filter(wanted).collect();
         if chosen.is_empty() {
             let what = if self.left_out.is_empty() {
                 "no writer is configured"
@@ -273,7 +276,9 @@ impl Session<'_> {
                 provider: writer.entry.common.provider.as_deref(),
             })
             .collect();
-        plan::plan(&wanted, &map, self.env.providers).map_err(|refused| {
+        let providers: Vec<Arc<dyn Provider>> = self.env.providers.build().into_iter().map(Arc::from).collect();
+        let area = Shadows::area(&self.env.paths.state, self.env.config.backup.shadow_area.as_deref());
+        plan::plan(&wanted, &map, &providers, &area).map_err(|refused| {
             Failure::new(Exit::Refused, "the backup is refused before it begins", refused, NOTHING_CHANGED)
                 .help("`holdfast list writers` shows what each writer wants to have backed up")
         })

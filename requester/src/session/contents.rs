@@ -14,9 +14,9 @@ use holdfast_writer_api::document::{ComponentRecord, StoredRoot};
 use holdfast_writer_api::{ComponentKind, FileRole};
 
 use super::plan::PlannedComponent;
-use crate::provider::ShadowCopy;
+use crate::provider::{ProviderError, ShadowCopy};
 use crate::repository::{EntryKind, EntryMetadata, SourceEntry};
-use crate::volume::{FoundFile, Kind, Meta, Root, Time, VolumeError, resolve};
+use crate::volume::{FoundFile, Kind, Meta, Root, Time, VolumeError};
 
 /// What a component became: its record without level and stamp, and the entries to store.
 pub struct Contents {
@@ -46,7 +46,7 @@ impl Contents {
         &mut self,
         component: &PlannedComponent,
         shadows: &[ShadowCopy],
-    ) -> Result<ComponentRecord, VolumeError> {
+    ) -> Result<ComponentRecord, ProviderError> {
         let mut record = ComponentRecord {
             reference: component.component.reference(),
             kind: component.component.kind,
@@ -59,9 +59,9 @@ impl Contents {
             stamp: None,
         };
         for (volume, selection) in &component.selections {
-            let (root, rel) = shadows[*volume].locate(&selection.path)?;
+            let (root, files) = shadows[*volume].files(selection)?;
             let root = Arc::new(root);
-            for found in resolve(&root, &rel, selection)? {
+            for found in files {
                 record.files += 1;
                 if found.meta.kind == Kind::File {
                     record.bytes += found.meta.size;

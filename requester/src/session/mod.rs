@@ -3,11 +3,20 @@
 //! **Invariant:** every path out of a freeze goes through thaw, panics and dropped futures included.
 //! **Invariant:** nothing here knows an application by name; that is `writers/`.
 
+pub mod backup;
 pub mod barrier;
+mod contents;
 pub mod events;
 pub mod holders;
+pub mod leftovers;
 pub mod lock;
 pub mod member;
+mod plan;
+pub mod record;
+mod shadows;
+
+pub use backup::{BackupOptions, Environment, backup};
+pub use contents::stored_path;
 
 #[cfg(test)]
 mod testing;

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use holdfast_writer_api::selection::{self, Inclusion};
 use holdfast_writer_api::{Component, ComponentKind, ComponentRef, WriterMetadata};
 
-use crate::provider::{Atomicity, Provider, ProviderRegistry};
-use crate::volume::{FileSelection, Volume, VolumeMap};
+use crate::provider::{Provider, ShadowArea};
+use crate::volume::{FileSelection, Volume, VolumeError, VolumeMap};
 
 /// A component that takes part.
 #[derive(Debug, Clone)]
@@ -32,9 +33,20 @@ pub struct PlannedVolume {
     /// The volume.
     pub volume: Volume,
     /// Who cuts it.
-    pub provider: &'static dyn Provider,
+    pub provider: Arc<dyn Provider>,
     /// All selections on it, of all components.
     pub selections: Vec<FileSelection>,
+}
+
+impl PlannedVolume {
+    /// What a person calls it: its subvolume's root, else its mount point.
+    pub fn root(&self) -> PathBuf {
+        root(&self.volume)
+    }
+}
+
+fn root(volume: &Volume) -> PathBuf {
+    volume.subvolume_root.clone().unwrap_or_else(|| volume.mount_point.clone())
 }
 
 /// Everything that is decided before the freeze.
@@ -70,11 +82,12 @@ pub struct Wanted<'w> {
 pub fn plan(
     wanted: &[Wanted<'_>],
     map: &VolumeMap,
-    providers: &ProviderRegistry,
+    providers: &[Arc<dyn Provider>],
+    area: &ShadowArea,
 ) -> Result<CutPlan, Refused> {
     let mut refusals = Vec::new();
     let mut components = Vec::new();
-    let mut volumes: BTreeMap<PathBuf, (usize, Volume, Vec<FileSelection>, Option<&str>)> = BTreeMap::new();
+    let mut volumes: BTreeMap<String, (usize, Volume, Vec<FileSelection>, Option<&str>)> = BTreeMap::new();
     for writer in wanted {
         let id = &writer.metadata.id;
         let chosen = match selection::for_backup(&writer.metadata.components, &writer.chosen) {
@@ -104,15 +117,38 @@ pub fn plan(
                     held,
                 };
                 let at = || format!("writer `{id}`, component `{name}`");
-                let volume = match map.resolve(&files.path) {
-                    Ok(volume) => volume,
+                let mut refuse = |error: VolumeError| refusals.push(format!("{}: {error}", at()));
+                let selection = match selection.settle() {
+                    Ok(Some(selection)) => selection,
+                    // Optional, and not there.
+                    Ok(None) => continue,
                     Err(error) => {
-                        refusals.push(format!("{}: {error}", at()));
+                        refuse(error);
                         continue;
                     }
                 };
+                let volume = match map.resolve(&selection.path) {
+                    Ok(volume) => volume,
+                    Err(error) => {
+                        refuse(error);
+                        continue;
+                    }
+                };
+                if selection.recursive {
+                    match map.nested(&selection.path) {
+                        Ok(nested) => refusals.extend(nested.into_iter().map(|inner| {
+                            format!(
+                                "{}: {} is a volume of its own inside {}; exclude it or give it a writer",
+                                at(),
+                                inner.display(),
+                                selection.path.display()
+                            )
+                        })),
+                        Err(error) => refuse(error),
+                    }
+                }
                 let next = volumes.len();
-                let key = volume.root().to_owned();
+                let key = volume.id.clone();
                 let entry = volumes.entry(key).or_insert((next, volume, Vec::new(), None));
                 entry.2.push(selection.clone());
                 match (entry.3, writer.provider) {
@@ -132,12 +168,11 @@ pub fn plan(
     by_index.sort_by_key(|(index, ..)| *index);
     let mut planned_volumes = Vec::new();
     for (_, volume, selections, wish) in by_index {
-        match crate::provider::choose(providers, &volume, &selections, wish) {
+        match choose(&volume, &selections, providers, area, wish) {
             Ok(provider) => planned_volumes.push(PlannedVolume { volume, provider, selections }),
-            Err(reasons) => refusals.push(format!(
-                "volume {}: no provider can cut it: {reasons}",
-                volume.root().display(),
-            )),
+            Err(reasons) => {
+                refusals.push(format!("no provider can cut {}: {reasons}", root(&volume).display()));
+            }
         }
     }
     for component in components.iter().filter(|c| !c.held && c.component.kind != ComponentKind::Keys) {
@@ -173,9 +208,27 @@ impl CutPlan {
         unheld.dedup();
         unheld.len() <= 1
     }
+}
 
-    /// Atomicity of a volume's provider, for the documents.
-    pub fn atomicity(&self, volume: usize) -> Atomicity {
-        self.volumes[volume].provider.atomicity()
+/// The strongest provider that can, or the one that was asked for.
+fn choose(
+    volume: &Volume,
+    selections: &[FileSelection],
+    providers: &[Arc<dyn Provider>],
+    area: &ShadowArea,
+    wish: Option<&str>,
+) -> Result<Arc<dyn Provider>, String> {
+    let mut candidates: Vec<_> = providers.iter().filter(|p| wish.is_none_or(|name| p.name() == name)).collect();
+    candidates.sort_by_key(|provider| provider.atomicity());
+    let mut reasons = Vec::new();
+    for provider in candidates {
+        match provider.supports(volume, selections, area) {
+            Ok(()) => return Ok(Arc::clone(provider)),
+            Err(reason) => reasons.push(format!("`{}`: {reason}", provider.name())),
+        }
+    }
+    match (wish, reasons.is_empty()) {
+        (Some(name), true) => Err(format!("there is no provider `{name}`")),
+        _ => Err(reasons.join("; ")),
     }
 }

@@ -51,6 +51,12 @@ pub fn fingerprint_secret(key: &FingerprintKey, secret: &[u8]) -> String {
     labelled("HMAC-SHA256:", hmac::sign(&key, secret).as_ref())
 }
 
+/// `SEALED-SHA256:<hex>` of a sealed key: names this one sealing of a key about which nothing else may be said. Two
+/// sealings of the same key differ.
+pub fn fingerprint_sealed(sealed: &[u8]) -> String {
+    labelled("SEALED-SHA256:", digest::digest(&digest::SHA256, sealed).as_ref())
+}
+
 /// `SHA256:<hex>` of a SubjectPublicKeyInfo in DER.
 pub(crate) fn fingerprint_public(spki_der: &[u8]) -> String {
     labelled("SHA256:", digest::digest(&digest::SHA256, spki_der).as_ref())

@@ -31,7 +31,7 @@ mod seal;
 
 pub use detect::{PrivateKeyKind, contains_private_key, find_private_key};
 pub use file::{KeyFile, KeyFileError, KeyFileWarning, MAX_KEY_FILE, read_key_file};
-pub use fingerprint::{FingerprintKey, fingerprint_secret};
+pub use fingerprint::{FingerprintKey, fingerprint_sealed, fingerprint_secret};
 pub use identity::{IdentityError, RecoveryIdentity};
 pub use passphrase::{WeakPassphrase, check_passphrase, generate_passphrase};
 pub use proof::{KeyAlgorithm, KeyError, KeyProof, key_fingerprint, prove_pair};

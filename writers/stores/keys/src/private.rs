@@ -32,7 +32,7 @@ pub(crate) enum PrivateKey {
 pub(crate) struct Ed25519Seed(pub Zeroizing<[u8; 32]>);
 
 /// Reads the one private key of a file, PEM or DER.
-pub(crate) fn private_key(bytes: &[u8], passphrase: Option<&str>) -> Result<PrivateKey, KeyError> {
+pub(crate) fn private_key(bytes: &[u8], passphrase: Option<&[u8]>) -> Result<PrivateKey, KeyError> {
     if bytes.len() > MAX_KEY_FILE {
         return Err(KeyError::TooLarge { bytes: bytes.len(), limit: MAX_KEY_FILE });
     }
@@ -68,7 +68,7 @@ pub(crate) fn private_key(bytes: &[u8], passphrase: Option<&str>) -> Result<Priv
     }
 }
 
-fn from_der(bytes: &[u8], passphrase: Option<&str>) -> Result<PrivateKey, KeyError> {
+fn from_der(bytes: &[u8], passphrase: Option<&[u8]>) -> Result<PrivateKey, KeyError> {
     if PrivateKeyInfo::try_from(bytes).is_ok() {
         from_pkcs8(bytes)
     } else if EncryptedPrivateKeyInfo::try_from(bytes).is_ok() {
@@ -82,7 +82,7 @@ fn from_der(bytes: &[u8], passphrase: Option<&str>) -> Result<PrivateKey, KeyErr
     }
 }
 
-fn from_encrypted(der: &[u8], passphrase: Option<&str>) -> Result<PrivateKey, KeyError> {
+fn from_encrypted(der: &[u8], passphrase: Option<&[u8]>) -> Result<PrivateKey, KeyError> {
     let Some(passphrase) = passphrase else { return Err(KeyError::Encrypted) };
     let unsupported = |scheme: String| KeyError::UnsupportedEncryption { scheme };
     let info = EncryptedPrivateKeyInfo::try_from(der).map_err(|_| unsupported("an unknown scheme".into()))?;

@@ -159,7 +159,7 @@ impl KeyError {
 ///
 /// # Errors
 /// [`KeyError`]; [`KeyError::is_unproven`] tells "could not be proved" from "is wrong".
-pub fn prove_pair(key: &[u8], certificate: &[u8], passphrase: Option<&str>) -> Result<KeyProof, KeyError> {
+pub fn prove_pair(key: &[u8], certificate: &[u8], passphrase: Option<&[u8]>) -> Result<KeyProof, KeyError> {
     let certificates = certificate_keys(certificate)?;
     let private = private_key(key, passphrase)?;
     let spki = private.public()?.spki_der()?;
@@ -204,7 +204,7 @@ pub fn prove_pair(key: &[u8], certificate: &[u8], passphrase: Option<&str>) -> R
 ///
 /// # Errors
 /// [`KeyError`]: when no public half can be derived.
-pub fn key_fingerprint(key: &[u8], passphrase: Option<&str>) -> Result<String, KeyError> {
+pub fn key_fingerprint(key: &[u8], passphrase: Option<&[u8]>) -> Result<String, KeyError> {
     Ok(fingerprint_public(&private_key(key, passphrase)?.public()?.spki_der()?))
 }
 

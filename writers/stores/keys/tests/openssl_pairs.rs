@@ -175,16 +175,16 @@ fn encrypted_keys_need_their_passphrase_and_say_so() {
         assert_eq!(without, KeyError::Encrypted, "{options}");
         assert!(without.is_unproven());
         assert_eq!(
-            prove_pair(&key, &certificate, Some("wrong")),
+            prove_pair(&key, &certificate, Some(b"wrong")),
             Err(KeyError::WrongPassphrase),
             "{options}"
         );
-        assert!(prove_pair(&key, &certificate, Some("geheim")).is_ok(), "{options}");
+        assert!(prove_pair(&key, &certificate, Some(b"geheim")).is_ok(), "{options}");
     }
     run(folder, "openssl ec -in key.pem -aes256 -passout pass:geheim -out enc.pem");
     let key = read(folder, "enc.pem");
     assert_eq!(prove_pair(&key, &certificate, None), Err(KeyError::Encrypted));
-    let error = prove_pair(&key, &certificate, Some("geheim")).unwrap_err();
+    let error = prove_pair(&key, &certificate, Some(b"geheim")).unwrap_err();
     assert!(matches!(&error, KeyError::UnsupportedEncryption { .. }) && error.is_unproven());
     run(
         folder,
@@ -216,7 +216,7 @@ fn a_key_file_cannot_demand_unbounded_work() {
     if key[1] == 0x81 {
         key[2] += 2;
     }
-    let error = prove_pair(&key, &read(folder, "cert.pem"), Some("geheim")).unwrap_err();
+    let error = prove_pair(&key, &read(folder, "cert.pem"), Some(b"geheim")).unwrap_err();
     assert!(
         matches!(&error, KeyError::UnsupportedEncryption { scheme } if scheme.contains("2147483647")),
         "{error:?}"

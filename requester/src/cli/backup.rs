@@ -1,0 +1,170 @@
+//! `backup`: runs a session and ends with a summary.
+
+use std::collections::BTreeMap;
+
+use holdfast::failure::{Exit, Failure};
+use holdfast::session::{BackupOptions, Environment};
+use holdfast_writer_api::ComponentRef;
+use holdfast_writer_api::document::{BackupSet, KeysState};
+use serde_json::json;
+
+use super::args::BackupArgs;
+use super::context::Context;
+use super::output::{Output, bytes};
+use super::pause;
+
+pub async fn run(context: &Context, args: BackupArgs) -> Result<Exit, Failure> {
+    let config = context.config()?;
+    let writers = context.writers(&config)?;
+    context.create_paths()?;
+    let repository = context.repository_or_new(&config).await?;
+    let providers = context.providers()?;
+    let progress = context.output.progress("storing");
+    let output = context.output;
+    let options = options(args)?;
+    let environment = Environment {
+        config: &config,
+        paths: &context.paths,
+        providers: &providers,
+        writers: &writers,
+        repository,
+        note: &|text| output.note(text),
+        progress: Some(progress.callback()),
+        at: &|name| pause::at(&context.paths, name),
+    };
+    let set = interruptible(holdfast::session::backup(&environment, &options), context).await?;
+    drop(progress);
+    summary(output, &set);
+    output.document(&document(&set));
+    Ok(if set.exceptions.is_empty() { Exit::Ok } else { Exit::Incomplete })
+}
+
+/// Ctrl-C and SIGTERM give the session up: dropping it releases every hold, then what it made is removed.
+pub async fn interruptible<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+    context: &Context,
+) -> Result<T, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let failed = |error| Failure::new(Exit::Failed, "signals cannot be watched", error, "nothing was begun");
+    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        done = work => return done,
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    // The holds ended with the future. The session's lock did too, so that this can take it.
+    if let Ok(_lock) = holdfast::session::lock::SessionLock::take(&context.paths.runtime, "cleaning up") {
+        let providers = context.providers()?;
+        for what in holdfast::session::leftovers::clean_own(&context.paths, &providers).await {
+            context.output.note(what);
+        }
+    }
+    let state = "all writers are thawed; no set was made";
+    Err(Failure { state: state.into(), ..Failure::refused(Exit::Interrupted, "interrupted") }
+        .help("the next backup removes what may be left in the repository"))
+}
+
+fn options(args: BackupArgs) -> Result<BackupOptions, Failure> {
+    let mut writers = args.writers;
+    let mut components: BTreeMap<String, Vec<ComponentRef>> = BTreeMap::new();
+    for text in &args.components {
+        let (writer, component) = writer_and_component(text)?;
+        if !writers.contains(&writer) {
+            writers.push(writer.clone());
+        }
+        components.entry(writer).or_default().push(component);
+    }
+    Ok(BackupOptions {
+        backup_type: args.backup_type.into(),
+        writers,
+        components,
+        freeze_budget: args.freeze_budget,
+        allow_incomplete: args.allow_incomplete,
+        tags: args.tags,
+    })
+}
+
+/// `WRITER/COMPONENT`, the component with its logical path.
+pub fn writer_and_component(text: &str) -> Result<(String, ComponentRef), Failure> {
+    match text.split_once('/') {
+        Some((writer, component)) if !writer.is_empty() && !component.is_empty() => {
+            Ok((writer.to_owned(), ComponentRef::from_full_name(component)))
+        }
+        _ => {
+            Err(Failure::refused(Exit::Usage, format!("`{text}` is not a component; expected WRITER/COMPONENT")))
+        }
+    }
+}
+
+/// The end of a backup, as a tired person wants it.
+pub fn summary(output: Output, set: &BackupSet) {
+    output.line(format!("set {} stored", set.set));
+    for writer in &set.writers {
+        let held = writer.held_ms.map_or("not held".to_owned(), |ms| format!("held {ms:.1} ms"));
+        output.line(format!("  {} ({}), {held}", writer.id, writer.writer_type));
+        for component in &writer.components {
+            let level = component.level.map_or("sealed", |level| level.as_str());
+            let size = bytes(component.bytes);
+            output.line(format!("    {:<28} {level:<12} {size:>10}", component.reference.to_string()));
+        }
+        match &writer.keys {
+            KeysState::Sealed { keys } => output.line(format!("    keys: {} sealed", keys.len())),
+            KeysState::NoneDeclared => output.line("    keys: none-declared"),
+            KeysState::Inside => output.line("    keys: inside"),
+            KeysState::Missing { why } => output.line(format!("    keys: MISSING: {why}")),
+        }
+    }
+    let instant = if set.one_instant { "all at one instant" } else { "NOT all at one instant" };
+    output.line(format!(
+        "  level {}, {instant}; window {:.1} ms, skew {:.1} ms; {}",
+        set.level.as_str(),
+        set.window_ms,
+        set.skew_ms,
+        bytes(set.bytes()),
+    ));
+    for shadow in &set.shadows {
+        output.line(format!("  {} cut by {} in {:.1} ms", shadow.volume.display(), shadow.provider, shadow.commit_ms));
+    }
+    for exception in &set.exceptions {
+        output.line(format!("  EXCEPTION: {exception}"));
+    }
+    for warning in &set.warnings {
+        output.line(format!("  warning: {warning}"));
+    }
+}
+
+fn document(set: &BackupSet) -> serde_json::Value {
+    let components: Vec<_> = set
+        .writers
+        .iter()
+        .flat_map(|writer| {
+            writer.components.iter().map(|component| {
+                json!({
+                    "writer": writer.id,
+                    "component": component.reference.to_string(),
+                    "level": component.level,
+                    "bytes": component.bytes,
+                    "files": component.files,
+                    "held_ms": writer.held_ms,
+                })
+            })
+        })
+        .collect();
+    let keys: BTreeMap<_, _> = set.writers.iter().map(|writer| (&writer.id, &writer.keys)).collect();
+    json!({
+        "schema": "holdfast.backup/1",
+        "set": set.set,
+        "level": set.level,
+        "one_instant": set.one_instant,
+        "window_ms": set.window_ms,
+        "skew_ms": set.skew_ms,
+        "order": set.order,
+        "bytes": set.bytes(),
+        "components": components,
+        "keys": keys,
+        "shadows": set.shadows,
+        "exceptions": set.exceptions,
+        "warnings": set.warnings,
+    })
+}

@@ -1,0 +1,228 @@
+//! What most commands need: configuration, folders, password, repository, writers.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast::config::{self, Config, check_trusted};
+use holdfast::failure::{Exit, Failure, NOTHING_CHANGED};
+use holdfast::paths::Paths;
+use holdfast::provider::Providers;
+use holdfast::repository::{Options, Password, Repository, RepositoryError, StoredSet};
+use holdfast::writers::{self, ConfiguredWriter};
+use holdfast_writer_api::Registry;
+
+use super::args::{Global, default_config, default_runtime, default_state};
+use super::output::Output;
+
+/// Longest password file that is read.
+const MAX_PASSWORD: u64 = 4096;
+/// How long a password command may take.
+const PASSWORD_COMMAND: Duration = Duration::from_secs(60);
+
+/// The command line's options, resolved.
+pub struct Context {
+    pub global: Global,
+    pub output: Output,
+    pub paths: Paths,
+}
+
+impl Context {
+    pub fn new(global: Global) -> Self {
+        let output = Output { json: global.json };
+        let paths = Paths {
+            state: global.state_dir.clone().unwrap_or_else(default_state),
+            runtime: global.runtime_dir.clone().unwrap_or_else(default_runtime),
+        };
+        Self { global, output, paths }
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.global.config.clone().unwrap_or_else(default_config)
+    }
+
+    /// The configuration, which must be there.
+    pub fn config(&self) -> Result<Config, Failure> {
+        Ok(config::load(&self.config_path())?)
+    }
+
+    /// The configuration, or none on a bare machine, as long as the command line says all that is needed.
+    pub fn config_if_any(&self) -> Result<Config, Failure> {
+        if self.global.config.is_none() && !self.config_path().exists() {
+            return Ok(Config::default());
+        }
+        self.config()
+    }
+
+    pub fn writers(&self, config: &Config) -> Result<Vec<ConfiguredWriter>, Failure> {
+        let registry = Registry::linked()?;
+        Ok(writers::from_config(config, &registry, &own_program()?)?)
+    }
+
+    pub fn providers(&self) -> Result<Providers, Failure> {
+        Providers::linked(&[]).map_err(|error| {
+            Failure::new(Exit::Usage, "this program is put together wrongly", error, NOTHING_CHANGED)
+        })
+    }
+
+    /// Makes our folders.
+    pub fn create_paths(&self) -> Result<(), Failure> {
+        self.paths.create().map_err(|error| {
+            let what = format!("cannot make {} and {}", self.paths.state.display(), self.paths.runtime.display());
+            Failure::new(Exit::Failed, what, error, NOTHING_CHANGED)
+                .help("run as root, or name folders of your own with --state-dir and --runtime-dir")
+        })
+    }
+
+    pub fn location(&self, config: &Config) -> Result<String, Failure> {
+        self.global.repo.clone().or_else(|| config.repository.location.clone()).ok_or_else(|| {
+            Failure::refused(Exit::Usage, "no repository is named")
+                .help("pass --repo, or set `location` in [repository]")
+        })
+    }
+
+    /// Opens the repository, which must be there.
+    pub async fn repository(&self, config: &Config) -> Result<Repository, Failure> {
+        let (location, password) = (self.location(config)?, self.password(config).await?);
+        let opened = blocking(move || Repository::open(&location, &password, &s3_options())).await?;
+        Ok(opened?)
+    }
+
+    /// Opens the repository, or makes it at the first backup ever: where this machine has backed up
+    /// before, a repository that is gone is an unmounted disk and not an invitation.
+    pub async fn repository_or_new(&self, config: &Config) -> Result<Repository, Failure> {
+        let (location, password) = (self.location(config)?, self.password(config).await?);
+        let known = self.paths.state.join("repositories");
+        let seen = std::fs::read_to_string(&known).unwrap_or_default();
+        let place = location.clone();
+        let opened = blocking(move || Repository::open(&place, &password, &s3_options())).await?;
+        let repository = match opened {
+            Err(RepositoryError::NoRepository { .. }) if !seen.lines().any(|line| line == location) => {
+                let password = self.password(config).await?;
+                let place = location.clone();
+                let made = blocking(move || Repository::init(&place, &password, &s3_options())).await??;
+                self.output.note(format!("made a new repository at {location}"));
+                made
+            }
+            Err(error @ RepositoryError::NoRepository { .. }) => {
+                let what = "this machine has backed up here before, and the repository is gone";
+                return Err(Failure::new(Exit::NoRepository, what, error, NOTHING_CHANGED).help(format!(
+                    "mount its disk; to begin a new repository there, remove its line from {}",
+                    known.display()
+                )));
+            }
+            other => other?,
+        };
+        if !seen.lines().any(|line| line == location) {
+            let noted = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&known)
+                .and_then(|mut file| writeln!(file, "{location}").and_then(|()| file.sync_all()));
+            if let Err(error) = noted {
+                self.output.note(format!("cannot write {}: {error}", known.display()));
+            }
+        }
+        Ok(repository)
+    }
+
+    async fn password(&self, config: &Config) -> Result<Password, Failure> {
+        let global = &self.global;
+        if let Some(command) = &global.password_command {
+            let argv: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+            return password_from_command(&argv).await;
+        }
+        if let Some(file) = &global.password_file {
+            return first_line(file, "password").map(Password::new);
+        }
+        if let Some(argv) = &config.repository.password_command {
+            return password_from_command(argv).await;
+        }
+        if let Some(file) = &config.repository.password_file {
+            return first_line(file, "password").map(Password::new);
+        }
+        Err(Failure::refused(Exit::Usage, "no password of the repository is given")
+            .help("pass --password-file, or set `password-file` in [repository]"))
+    }
+}
+
+/// The first line of a secret's file, which only its owner may write (promise P10).
+pub fn first_line(path: &Path, what: &str) -> Result<String, Failure> {
+    let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
+        Failure::new(Exit::Usage, format!("cannot read the {what} file {}", path.display()), cause, NOTHING_CHANGED)
+    };
+    let file = std::fs::File::open(path).map_err(|error| failed(error.into()))?;
+    // A pipe such as /dev/stdin has no owner to speak of.
+    if file.metadata().is_ok_and(|meta| meta.is_file()) {
+        check_trusted(path).map_err(|error| failed(error.into()))?;
+    }
+    let mut text = String::new();
+    file.take(MAX_PASSWORD).read_to_string(&mut text).map_err(|error| failed(error.into()))?;
+    let line = text.lines().next().unwrap_or_default().to_owned();
+    if line.is_empty() {
+        return Err(failed("its first line is empty".into()));
+    }
+    Ok(line)
+}
+
+async fn password_from_command(argv: &[String]) -> Result<Password, Failure> {
+    let failed = |cause: String| Failure::new(Exit::Usage, "the password command failed", cause, NOTHING_CHANGED);
+    let (program, arguments) = argv.split_first().ok_or_else(|| failed("it is empty".into()))?;
+    let run = tokio::process::Command::new(program)
+        .args(arguments)
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::inherit())
+        .kill_on_drop(true)
+        .output();
+    let output = match tokio::time::timeout(PASSWORD_COMMAND, run).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Err(failed(format!("{program}: {error}"))),
+        Err(_) => return Err(failed(format!("{program} did not end within {} s", PASSWORD_COMMAND.as_secs()))),
+    };
+    if !output.status.success() {
+        return Err(failed(format!("{program}: {}", output.status)));
+    }
+    let text = String::from_utf8(output.stdout).map_err(|_| failed(format!("{program} printed no text")))?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(Password::new(line)),
+        _ => Err(failed(format!("{program} printed nothing"))),
+    }
+}
+
+/// The program whose `writer serve` holds applications: this one.
+pub fn own_program() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| {
+        Failure::new(Exit::Failed, "cannot find this program's own file", error, NOTHING_CHANGED)
+    })
+}
+
+/// Object stores are configured as every tool for them is: by the environment.
+fn s3_options() -> Options {
+    Options::default()
+}
+
+/// Runs blocking work; a panic in it is a failure.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|panic| Failure::new(Exit::Failed, "an inner part failed", panic, "see the message above"))
+}
+
+/// The set that `text` names: an id, its beginning, or `latest`.
+pub async fn find_set(repository: &Repository, text: &str) -> Result<StoredSet, Failure> {
+    let inner = repository.clone();
+    let mut sets = blocking(move || inner.sets()).await??;
+    if text == "latest" {
+        return sets.pop().ok_or_else(|| Failure::refused(Exit::Refused, "the repository holds no set yet"));
+    }
+    let mut matching = sets.into_iter().filter(|set| set.set.to_string().starts_with(text));
+    match (matching.next(), matching.next()) {
+        (Some(set), None) => Ok(set),
+        (None, _) => Err(Failure::refused(Exit::Refused, format!("there is no set `{text}`"))
+            .help("`holdfast list backups` shows those there are")),
+        (Some(_), Some(_)) => {
+            Err(Failure::refused(Exit::Refused, format!("more than one set begins with `{text}`"))
+                .help("`holdfast list backups` shows them; write more of it"))
+        }
+    }
+}

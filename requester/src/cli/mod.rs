@@ -1,0 +1,98 @@
+//! From the command line to the library and back to a person.
+
+mod args;
+mod backup;
+mod config;
+mod context;
+mod demo;
+mod key;
+mod list;
+mod output;
+mod pause;
+mod repository;
+mod restore;
+mod thaw;
+
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use clap::Parser;
+use holdfast::failure::{Exit, Failure, NOTHING_CHANGED};
+use holdfast_writer_api::{Registry, protocol};
+
+use args::{Cli, Command, WriterCommand};
+use context::Context;
+
+/// Parses, runs, tells, and returns the documented exit code.
+pub fn run() -> ExitCode {
+    // clap exits with 2 for a wrong command line, as documented.
+    let cli = Cli::parse();
+    let context = Context::new(cli.global);
+    start_log(context.global.verbose);
+    let done = match cli.command {
+        // A writer's process has a runtime of its own, and no other threads.
+        Command::Writer(WriterCommand::Serve { r#type }) => serve(&r#type),
+        Command::Thaw { all: _ } => thaw::thaw_all(&context).map(|()| Exit::Ok),
+        Command::DemoApp { name, dir } => demo::app(&name, &dir),
+        command => match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => {
+                let done = runtime.block_on(dispatch(&context, command));
+                // A worker that is stuck in the kernel must not keep a tired person waiting.
+                runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+                done
+            }
+            Err(error) => {
+                Err(Failure::new(Exit::Failed, "the runtime cannot be started", error, NOTHING_CHANGED))
+            }
+        },
+    };
+    match done {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(failure) => {
+            context.output.failure(&failure);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+async fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Demo(args) => demo::run(context, args).await,
+        Command::List(what) => list::run(context, what).await.map(|()| Exit::Ok),
+        Command::Backup(args) => backup::run(context, args).await,
+        Command::Restore(command) => restore::run(context, command).await,
+        Command::Recover { writer, identity, roll_back } => {
+            restore::recover(context, writer.as_deref(), &identity, roll_back).await
+        }
+        Command::Verify { set, quick } => repository::verify(context, &set, quick).await,
+        Command::Forget(args) => repository::forget(context, args).await,
+        Command::Prune { dry_run } => repository::prune(context, dry_run).await,
+        Command::Gc => thaw::gc(context).await.map(|()| Exit::Ok),
+        Command::Config(command) => config::run(context, command).await.map(|()| Exit::Ok),
+        Command::Key(command) => key::run(context, command).await.map(|()| Exit::Ok),
+        Command::Thaw { .. } | Command::Writer(_) | Command::DemoApp { .. } => Ok(Exit::Ok),
+    }
+}
+
+fn serve(writer_type: &str) -> Result<Exit, Failure> {
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Failure::new(Exit::Usage, "this is no place to serve a writer", error, NOTHING_CHANGED)
+            .help("`holdfast backup` starts writers itself; they get a socket as standard input")
+    };
+    let registry = Registry::linked()?;
+    let socket =
+        std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| failed(error.into()))?;
+    protocol::serve(&registry, writer_type, socket).map_err(|error| failed(error.into()))?;
+    Ok(Exit::Ok)
+}
+
+fn start_log(verbose: u8) {
+    use tracing_subscriber::EnvFilter;
+    let default = match verbose {
+        0 => "error",
+        1 => "holdfast=debug,warn",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
