@@ -105,7 +105,9 @@ impl From<ConfigError> for Failure {
         let help = match &error {
             ConfigError::Missing { .. } => "`holdfast config generate` prints one to begin with",
             ConfigError::Unreadable { .. } => "check that you may read it, or name another with --config",
-            ConfigError::Untrusted(_) => "a configuration names commands that are run; only its owner may write it",
+            ConfigError::Untrusted(_) => {
+                "a configuration names commands that are run; only its owner may write it"
+            }
             ConfigError::Invalid { .. } => "`holdfast config check` tries it again without doing anything",
         };
         Self::new(Exit::Usage, "the configuration cannot be used", error, NOTHING_CHANGED).help(help)
@@ -149,9 +151,9 @@ impl From<DocumentError> for Failure {
     fn from(error: DocumentError) -> Self {
         let exit = match &error {
             DocumentError::Newer { .. } => Exit::Refused,
-            DocumentError::Foreign { .. } | DocumentError::Malformed { .. } | DocumentError::TooLong { .. } => {
-                Exit::Failed
-            }
+            DocumentError::Foreign { .. }
+            | DocumentError::Malformed { .. }
+            | DocumentError::TooLong { .. } => Exit::Failed,
             // The contract may add reasons; each is a document that was not understood.
             _ => Exit::Failed,
         };

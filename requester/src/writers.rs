@@ -65,7 +65,8 @@ pub fn from_config(
         .map(|entry| {
             let known = || {
                 let names = registry.names().join("`, `");
-                let problem = format!("there is no writer type `{}`; expected one of `{names}`", entry.writer_type);
+                let problem =
+                    format!("there is no writer type `{}`; expected one of `{names}`", entry.writer_type);
                 ConfigError::setting(entry, &SettingsError::new("type", problem))
             };
             let descriptor = registry.get(&entry.writer_type).ok_or_else(known)?;

@@ -230,7 +230,8 @@ async fn a_set_says_what_it_is_and_its_log_tells_every_phase() {
     let stored = scene.repository.set(set.set).unwrap();
     let log = scene.repository.read_document(&stored, Path::new("events.ndjson"), 1 << 20).unwrap();
     let log = String::from_utf8(log).unwrap();
-    let phases = ["identify", "prepare-backup", "prepare-snapshot", "freeze", "thawed", "post-snapshot", "store"];
+    let phases =
+        ["identify", "prepare-backup", "prepare-snapshot", "freeze", "thawed", "post-snapshot", "store"];
     for phase in phases.into_iter().chain(["stored", "backup-complete"]) {
         assert!(log.contains(&format!("\"name\":\"{phase}\"")), "{phase} in {log}");
     }

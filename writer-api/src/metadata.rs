@@ -281,7 +281,8 @@ pub struct Component {
     /// The files.
     #[serde(default)]
     pub files: Vec<FileSet>,
-    /// Patterns that beat every file set of this component, matched against the absolute path.
+    /// Names at any depth, or paths below a file set's folder, `?` and `*` allowed; each with all that lies
+    /// below it. They beat every file set of this component.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
     /// The keys, for [`ComponentKind::Keys`]: sealed by the writer, never read by the requester.

@@ -44,7 +44,13 @@ pub struct Global {
     #[arg(long, short, global = true, env = "HOLDFAST_REPO", value_name = "LOCATION")]
     pub repo: Option<String>,
     /// A file whose first line is the repository's password
-    #[arg(long, global = true, env = "HOLDFAST_PASSWORD_FILE", value_name = "FILE", conflicts_with = "password_command")]
+    #[arg(
+        long,
+        global = true,
+        env = "HOLDFAST_PASSWORD_FILE",
+        value_name = "FILE",
+        conflicts_with = "password_command"
+    )]
     pub password_file: Option<PathBuf>,
     /// A command that prints the password; split at spaces, run without a shell
     #[arg(long, global = true, env = "HOLDFAST_PASSWORD_COMMAND", value_name = "COMMAND")]
@@ -74,7 +80,9 @@ pub enum Command {
     )]
     Restore(RestoreCommand),
     /// What a start gate runs: finishes a registered restore, or fails and so keeps the application down
-    #[command(after_help = "Example, in a systemd drop-in:\n  ExecStartPre=/usr/bin/holdfast recover --writer ca")]
+    #[command(
+        after_help = "Example, in a systemd drop-in:\n  ExecStartPre=/usr/bin/holdfast recover --writer ca"
+    )]
     Recover {
         /// Only this writer's
         #[arg(long, value_name = "ID")]

@@ -91,9 +91,10 @@ pub fn writer_and_component(text: &str) -> Result<(String, ComponentRef), Failur
         Some((writer, component)) if !writer.is_empty() && !component.is_empty() => {
             Ok((writer.to_owned(), ComponentRef::from_full_name(component)))
         }
-        _ => {
-            Err(Failure::refused(Exit::Usage, format!("`{text}` is not a component; expected WRITER/COMPONENT")))
-        }
+        _ => Err(Failure::refused(
+            Exit::Usage,
+            format!("`{text}` is not a component; expected WRITER/COMPONENT"),
+        )),
     }
 }
 
@@ -124,7 +125,12 @@ pub fn summary(output: Output, set: &BackupSet) {
         bytes(set.bytes()),
     ));
     for shadow in &set.shadows {
-        output.line(format!("  {} cut by {} in {:.1} ms", shadow.volume.display(), shadow.provider, shadow.commit_ms));
+        output.line(format!(
+            "  {} cut by {} in {:.1} ms",
+            shadow.volume.display(),
+            shadow.provider,
+            shadow.commit_ms
+        ));
     }
     for exception in &set.exceptions {
         output.line(format!("  EXCEPTION: {exception}"));

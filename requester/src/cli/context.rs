@@ -68,7 +68,8 @@ impl Context {
     /// Makes our folders.
     pub fn create_paths(&self) -> Result<(), Failure> {
         self.paths.create().map_err(|error| {
-            let what = format!("cannot make {} and {}", self.paths.state.display(), self.paths.runtime.display());
+            let what =
+                format!("cannot make {} and {}", self.paths.state.display(), self.paths.runtime.display());
             Failure::new(Exit::Failed, what, error, NOTHING_CHANGED)
                 .help("run as root, or name folders of your own with --state-dir and --runtime-dir")
         })
@@ -149,7 +150,12 @@ impl Context {
 /// The first line of a secret's file, which only its owner may write (promise P10).
 pub fn first_line(path: &Path, what: &str) -> Result<String, Failure> {
     let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
-        Failure::new(Exit::Usage, format!("cannot read the {what} file {}", path.display()), cause, NOTHING_CHANGED)
+        Failure::new(
+            Exit::Usage,
+            format!("cannot read the {what} file {}", path.display()),
+            cause,
+            NOTHING_CHANGED,
+        )
     };
     let file = std::fs::File::open(path).map_err(|error| failed(error.into()))?;
     // A pipe such as /dev/stdin has no owner to speak of.
@@ -166,7 +172,8 @@ pub fn first_line(path: &Path, what: &str) -> Result<String, Failure> {
 }
 
 async fn password_from_command(argv: &[String]) -> Result<Password, Failure> {
-    let failed = |cause: String| Failure::new(Exit::Usage, "the password command failed", cause, NOTHING_CHANGED);
+    let failed =
+        |cause: String| Failure::new(Exit::Usage, "the password command failed", cause, NOTHING_CHANGED);
     let (program, arguments) = argv.split_first().ok_or_else(|| failed("it is empty".into()))?;
     let run = tokio::process::Command::new(program)
         .args(arguments)
@@ -177,7 +184,9 @@ async fn password_from_command(argv: &[String]) -> Result<Password, Failure> {
     let output = match tokio::time::timeout(PASSWORD_COMMAND, run).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return Err(failed(format!("{program}: {error}"))),
-        Err(_) => return Err(failed(format!("{program} did not end within {} s", PASSWORD_COMMAND.as_secs()))),
+        Err(_) => {
+            return Err(failed(format!("{program} did not end within {} s", PASSWORD_COMMAND.as_secs())));
+        }
     };
     if !output.status.success() {
         return Err(failed(format!("{program}: {}", output.status)));

@@ -30,7 +30,8 @@ async fn writers(context: &Context) -> Result<(), Failure> {
         let (id, writer_type) = (&writer.entry.id, &writer.entry.writer_type);
         match writer.writer.identify().await {
             Ok(metadata) => {
-                documents.push(json!({"id": id, "type": writer_type, "state": "stable", "metadata": metadata}));
+                documents
+                    .push(json!({"id": id, "type": writer_type, "state": "stable", "metadata": metadata}));
                 show_writer(context, &metadata);
             }
             Err(error) => {
@@ -166,8 +167,7 @@ async fn backups(context: &Context) -> Result<(), Failure> {
             Ok(set) => {
                 let writers: Vec<_> = set.writers.iter().map(|w| w.id.as_str()).collect();
                 let instant = if set.one_instant { "one instant" } else { "SEVERAL INSTANTS" };
-                let incomplete =
-                    if set.exceptions.is_empty() { "" } else { "  INCOMPLETE, as was allowed" };
+                let incomplete = if set.exceptions.is_empty() { "" } else { "  INCOMPLETE, as was allowed" };
                 context.output.line(format!(
                     "{}  {}  {}  {:<11} {instant}  {:>10}  {}{incomplete}",
                     set.set,

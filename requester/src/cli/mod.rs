@@ -80,8 +80,7 @@ fn serve(writer_type: &str) -> Result<Exit, Failure> {
             .help("`holdfast backup` starts writers itself; they get a socket as standard input")
     };
     let registry = Registry::linked()?;
-    let socket =
-        std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| failed(error.into()))?;
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| failed(error.into()))?;
     protocol::serve(&registry, writer_type, socket).map_err(|error| failed(error.into()))?;
     Ok(Exit::Ok)
 }

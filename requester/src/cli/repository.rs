@@ -122,7 +122,13 @@ async fn set_infos(repository: &Repository) -> Result<Vec<SetInfo>, Failure> {
                 KeysState::NoneDeclared | KeysState::Inside | KeysState::Missing { .. } => None,
             });
             let keys = keys.flatten().map(|key| key.fingerprint.clone()).collect();
-            infos.push(SetInfo { set: stored.set, time: stored.time, tags: stored.tags, base: set.base, keys });
+            infos.push(SetInfo {
+                set: stored.set,
+                time: stored.time,
+                tags: stored.tags,
+                base: set.base,
+                keys,
+            });
         }
         Ok::<_, holdfast::repository::RepositoryError>(infos)
     })

@@ -11,8 +11,9 @@ use super::context::Context;
 pub fn thaw_all(context: &Context) -> Result<(), Failure> {
     let recorded = Holders::recorded(&context.paths.runtime).map_err(|error| {
         let state = "nothing was released; applications may be held";
-        Failure::new(Exit::ThawNotConfirmed, "the recorded holders cannot be read", error, state)
-            .help("end processes named `holdfast writer serve` by hand; the kernel then releases what they hold")
+        Failure::new(Exit::ThawNotConfirmed, "the recorded holders cannot be read", error, state).help(
+            "end processes named `holdfast writer serve` by hand; the kernel then releases what they hold",
+        )
     })?;
     let outcome = recorded.map(|holders| holders.end()).unwrap_or_default();
     let mut still_held = Vec::new();

@@ -121,12 +121,7 @@ pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Ba
     }
 }
 
-fn may_be_left_out(
-    env: &Environment<'_>,
-    options: &BackupOptions,
-    failure: &Failure,
-    writer: &str,
-) -> bool {
+fn may_be_left_out(env: &Environment<'_>, options: &BackupOptions, failure: &Failure, writer: &str) -> bool {
     // An application that may still be held is never passed over.
     failure.exit != Exit::ThawNotConfirmed
         && (options.allow_incomplete.iter().any(|id| id == writer)
@@ -276,7 +271,8 @@ impl<'s> Session<'s> {
                 provider: writer.entry.common.provider.as_deref(),
             })
             .collect();
-        let providers: Vec<Arc<dyn Provider>> = self.env.providers.build().into_iter().map(Arc::from).collect();
+        let providers: Vec<Arc<dyn Provider>> =
+            self.env.providers.build().into_iter().map(Arc::from).collect();
         let area = Shadows::area(&self.env.paths.state, self.env.config.backup.shadow_area.as_deref());
         plan::plan(&wanted, &map, &providers, &area).map_err(|refused| {
             Failure::new(Exit::Refused, "the backup is refused before it begins", refused, NOTHING_CHANGED)
@@ -329,9 +325,8 @@ impl<'s> Session<'s> {
     ) -> Result<BTreeMap<String, Vec<SealedKey>>, Attempt> {
         self.phase("prepare-backup");
         let (set, recipients) = (self.set, &self.env.config.recovery.recipients);
-        let has_keys = |id: &str| {
-            plan.components.iter().any(|c| c.writer == id && !c.component.keys.is_empty())
-        };
+        let has_keys =
+            |id: &str| plan.components.iter().any(|c| c.writer == id && !c.component.keys.is_empty());
         if let Some(member) = members.iter().find(|m| has_keys(&m.id) && recipients.is_empty()) {
             let what = format!("writer `{}` declares keys, and there is no one to seal them to", member.id);
             return Err(Failure::refused(Exit::Key, what)
@@ -503,9 +498,8 @@ impl<'s> Session<'s> {
         let ctx = ShadowContext { set: self.set, roots: shadows.roots() };
         let finished = join_all(members.iter_mut().map(async |member| {
             let ctx = ctx.clone();
-            let finished = member
-                .call(Phase::PostSnapshot, PREPARE, async move |p| p.post_snapshot(&ctx).await)
-                .await?;
+            let finished =
+                member.call(Phase::PostSnapshot, PREPARE, async move |p| p.post_snapshot(&ctx).await).await?;
             member.done(Event::PostSnapshotDone);
             member.metadata.warnings.extend(finished.warnings);
             Ok::<_, WriterError>((member.id.clone(), finished.stamps))

@@ -75,7 +75,7 @@ where
     let (thawed, failures) = thaw_all(members).await;
     for member in members.iter_mut() {
         member.report(log);
-        if let (Some(mark), Some(at_ns)) = (&member.mark, member.times.taken) {
+        if let (true, Some(mark), Some(at_ns)) = (member.holds(), &member.mark, member.times.taken) {
             let (position, proof) = (mark.position.clone(), mark.proof.clone());
             log.record_at(at_ns, What::Held { writer: member.id.clone(), position, proof });
         }
@@ -149,7 +149,7 @@ fn window(members: &[Member]) -> Window {
     };
     let called = members.iter().filter_map(|m| m.times.called).min();
     let released = members.iter().filter_map(|m| m.times.released).max();
-    let taken = || members.iter().filter_map(|m| m.times.taken);
+    let taken = || members.iter().filter(|m| m.holds()).filter_map(|m| m.times.taken);
     Window { window_ms: span(called, released), skew_ms: span(taken().min(), taken().max()) }
 }
 

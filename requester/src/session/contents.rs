@@ -26,7 +26,8 @@ pub struct Contents {
 /// Where the files of `writer` lie in a set.
 pub fn stored_path(writer: &str, original: &Path) -> PathBuf {
     let below = original.strip_prefix("/").unwrap_or(original);
-    Path::new("/data").join(writer).join(below)
+    // Joining an empty path would leave a slash at the end.
+    Path::new("/data").join(writer).join(below).components().collect()
 }
 
 impl Contents {

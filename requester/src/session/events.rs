@@ -91,6 +91,8 @@ impl EventLog {
     /// Writes what was not written yet. A log that cannot be written never stops a session: what it is
     /// for goes into the set as well.
     pub fn flush(&mut self) {
+        // Writers report their moves after the fact; a log is read from top to bottom.
+        self.entries[self.written..].sort_by_key(|entry| entry.at_ns);
         let text = to_ndjson(&self.entries[self.written..]);
         self.written = self.entries.len();
         if let Some(file) = &mut self.file

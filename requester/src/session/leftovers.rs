@@ -64,7 +64,9 @@ fn holders(paths: &Paths) -> Vec<String> {
         .into_iter()
         .filter_map(|(holder, released)| match released {
             Released::Released => Some(format!("`{}` was still held, and is released", holder.writer)),
-            Released::StillHeld => Some(format!("`{}` is STILL HELD: run `holdfast thaw --all`", holder.writer)),
+            Released::StillHeld => {
+                Some(format!("`{}` is STILL HELD: run `holdfast thaw --all`", holder.writer))
+            }
             Released::WasNotHeld => None,
         })
         .collect();

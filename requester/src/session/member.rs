@@ -74,6 +74,11 @@ impl Member {
         self.state
     }
 
+    /// Whether its freeze holds anything.
+    pub fn holds(&self) -> bool {
+        self.metadata.capabilities.freeze
+    }
+
     /// The process whose end releases its hold.
     pub fn holder(&self) -> Option<u32> {
         self.participant.holder()
@@ -171,18 +176,17 @@ impl Member {
             return Ok(Thawed::WasNotHeld);
         }
         self.advance(Event::ThawStarted);
-        let thawed = guarded(&self.id, "thaw", THAW_LIMIT, self.participant.thaw()).await;
+        let thaw = AssertUnwindSafe(self.participant.thaw()).catch_unwind();
+        let thawed = match tokio::time::timeout(THAW_LIMIT, thaw).await {
+            Ok(Ok(thawed)) => thawed,
+            Ok(Err(_)) => Err(self.stuck("it panicked in thaw")),
+            Err(_) => Err(self.stuck("thaw was not answered")),
+        };
         self.times.released = Some(now_ns());
         match thawed {
-            Err(error @ (WriterError::StuckFrozen { .. } | WriterError::TimedOut { .. })) => {
+            Err(error @ WriterError::StuckFrozen { .. }) => {
                 self.advance(Event::ThawFailed);
-                Err(match error {
-                    WriterError::TimedOut { writer, .. } => WriterError::StuckFrozen {
-                        writer,
-                        cause: holdfast_writer_api::Cause::new("thaw was not answered"),
-                    },
-                    stuck => stuck,
-                })
+                Err(error)
             }
             other => {
                 self.advance(Event::ThawDone);
@@ -193,6 +197,11 @@ impl Member {
                 other
             }
         }
+    }
+
+    fn stuck(&self, why: &str) -> WriterError {
+        let cause = holdfast_writer_api::Cause::new(why);
+        WriterError::StuckFrozen { writer: self.id.clone(), cause }
     }
 
     /// Whether the hold lasted longer than its budget: a late thaw is a failed backup (promise P3).

@@ -218,7 +218,8 @@ fn choose(
     area: &ShadowArea,
     wish: Option<&str>,
 ) -> Result<Arc<dyn Provider>, String> {
-    let mut candidates: Vec<_> = providers.iter().filter(|p| wish.is_none_or(|name| p.name() == name)).collect();
+    let mut candidates: Vec<_> =
+        providers.iter().filter(|p| wish.is_none_or(|name| p.name() == name)).collect();
     candidates.sort_by_key(|provider| provider.atomicity());
     let mut reasons = Vec::new();
     for provider in candidates {

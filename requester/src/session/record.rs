@@ -58,7 +58,8 @@ pub fn level(component: &PlannedComponent, _plan: &CutPlan) -> Option<Level> {
 /// The set's document.
 pub fn set(facts: Facts<'_>) -> BackupSet {
     let Facts { set, time, backup_type, members, records, sealed, plan, cuts, window, left_out } = facts;
-    let mut order: Vec<_> = members.iter().filter_map(|m| m.times.taken.map(|at| (at, &m.id))).collect();
+    let mut order: Vec<_> =
+        members.iter().filter(|m| m.holds()).filter_map(|m| m.times.taken.map(|at| (at, &m.id))).collect();
     order.sort();
     let lowest = records.iter().filter_map(|(_, record)| record.level).min();
     let mut warnings = Vec::new();
@@ -109,7 +110,7 @@ fn writer(
     keys: KeysState,
 ) -> WriterRecord {
     let held_ms = match (member.times.called, member.times.released) {
-        (Some(called), Some(released)) if member.metadata.capabilities.freeze => {
+        (Some(called), Some(released)) if member.holds() => {
             Some(released.saturating_sub(called) as f64 / 1e6)
         }
         _ => None,
@@ -118,7 +119,7 @@ fn writer(
         id: member.id.clone(),
         writer_type: member.metadata.writer_type.clone(),
         backup_type,
-        mark: member.mark.clone().filter(|_| member.metadata.capabilities.freeze),
+        mark: member.mark.clone().filter(|_| member.holds()),
         held_ms,
         components,
         keys,

@@ -87,12 +87,7 @@ pub struct Shadows {
 impl Shadows {
     /// None yet.
     pub fn new(set: Uuid, paths: &Paths) -> Self {
-        Self {
-            set,
-            state: paths.state.clone(),
-            prepared: Vec::new(),
-            copies: Vec::new(),
-        }
+        Self { set, state: paths.state.clone(), prepared: Vec::new(), copies: Vec::new() }
     }
 
     /// Where this session's copies and records go.
