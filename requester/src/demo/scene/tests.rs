@@ -116,3 +116,22 @@ fn openssl_accepts_what_the_ca_issued_and_refuses_what_it_revoked() {
     let (accepted, said) = verify(12);
     assert!(!accepted && said.contains("certificate revoked"), "{said}");
 }
+
+#[tokio::test]
+async fn the_writers_accept_the_configuration_and_know_both_keys() {
+    use holdfast_writer_api::{Registry, WriterConfig};
+    use {holdfast_writer_certificate_authority as _, holdfast_writer_plain as _};
+
+    let scratch = tempfile::tempdir().unwrap();
+    let scene = Scene::create(&scratch.path().join("scene")).unwrap();
+    let registry = Registry::linked().unwrap();
+    let mut known = String::new();
+    for entry in crate::config::load(&scene.places().configuration()).unwrap().writers {
+        let descriptor = registry.get(&entry.writer_type).unwrap();
+        let writer = (descriptor.build)(WriterConfig { id: entry.id, settings: entry.settings }).unwrap();
+        known += &serde_json::to_string(&writer.identify().await.unwrap()).unwrap();
+    }
+    for key in [scene.places().ca_key(), scene.places().encryption_key()] {
+        assert!(known.contains(key.to_str().unwrap()), "{}: {known}", key.display());
+    }
+}
