@@ -2,6 +2,7 @@
 //! repository, and brings applications back.
 
 pub mod config;
+pub mod demo;
 pub mod failure;
 pub mod paths;
 pub mod provider;
