@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -150,44 +151,66 @@ fn assert_nothing_left(area: &ShadowArea, folders: &[&Path]) {
 }
 
 #[test]
-fn a_btrfs_snapshot_is_one_instant_of_a_live_tree_read_only_and_deleted() {
+fn a_btrfs_snapshot_of_a_live_tree_is_one_instant_of_what_is_synced_or_held() {
     let Some(volume) = LoopVolume::new("btrfs", 400) else { return };
     let sub = volume.subvolume("data");
     let area = ShadowArea::new(volume.outside("state"));
-    // Each round writes its number to both files, first to the one, then to the other.
     let (a, b) = (sub.join("a"), sub.join("b"));
-    let stop = AtomicBool::new(false);
-    let write = |n: u64| {
+    let (stop, hold) = (AtomicBool::new(false), Mutex::new(0));
+    // Each round writes its number to both files, the second after the first. Without syncing, only a hold
+    // keeps the order: as after a power cut, what nobody synced may be there or not.
+    let round = |sync: bool| {
+        let mut number = hold.lock().unwrap();
+        *number += 1;
         for path in [&a, &b] {
             let file = OpenOptions::new().create(true).write(true).truncate(false).open(path).unwrap();
-            file.write_all_at(&n.to_le_bytes(), 0).unwrap();
+            file.write_all_at(&u64::to_le_bytes(*number), 0).unwrap();
+            if sync {
+                file.sync_data().unwrap();
+            }
         }
     };
-    write(0);
-    std::thread::scope(|scope| {
-        let _stop_even_on_panic = StopOnDrop(&stop);
-        scope.spawn(|| (1..).take_while(|_| !stop.load(Ordering::Relaxed)).for_each(write));
-        for _ in 0..5 {
-            let selection = FileSelection { held: false, ..FileSelection::tree(&sub) };
-            let prepared = provider("btrfs").prepare(request(&area, vec![selection.clone()])).unwrap();
-            let copy = cut(prepared);
-            let number = |path| u64::from_le_bytes(read(&copy, path).try_into().unwrap());
-            let (first, second) = (number(&a), number(&b));
-            assert!(first == second || first == second + 1, "{first} {second}");
-            assert_eq!(number(&a), first, "it does not change");
+    round(true);
+    for held in [false, true] {
+        stop.store(false, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            let _stop_even_on_panic = StopOnDrop(&stop);
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    round(!held);
+                    std::thread::yield_now();
+                }
+            });
+            for _ in 0..5 {
+                let selection = FileSelection { held, ..FileSelection::tree(&sub) };
+                let mut prepared =
+                    provider("btrfs").prepare(request(&area, vec![selection.clone()])).unwrap();
+                let holding = held.then(|| hold.lock().unwrap());
+                prepared.commit(soon(), &AtomicBool::new(false)).unwrap();
+                let expected = holding.map(|number| *number);
+                let copy = prepared.finish().unwrap();
 
-            let (root, found) = copy.files(&selection).unwrap();
-            let names: Vec<_> = found.iter().map(|f| f.rel.to_str().unwrap()).collect();
-            assert_eq!(names, ["", "a", "b"]);
-            assert_eq!(found[1].path, a);
-            let refused = File::create(root.path().join("new")).unwrap_err();
-            assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
-            assert_eq!(list(&area.state_dir).unwrap().records, std::slice::from_ref(&copy.record));
-            let path = copy.record.path.clone();
-            copy.delete().unwrap();
-            assert!(!path.exists());
-        }
-    });
+                let number = |path| u64::from_le_bytes(read(&copy, path).try_into().unwrap());
+                let (first, second) = (number(&a), number(&b));
+                match expected {
+                    Some(expected) => assert_eq!((first, second), (expected, expected)),
+                    None => assert!(first == second || first == second + 1, "{first} {second}"),
+                }
+                assert_eq!(number(&a), first, "it does not change");
+
+                let (root, found) = copy.files(&selection).unwrap();
+                let names: Vec<_> = found.iter().map(|f| f.rel.to_str().unwrap()).collect();
+                assert_eq!(names, ["", "a", "b"]);
+                assert_eq!(found[1].path, a);
+                let refused = File::create(root.path().join("new")).unwrap_err();
+                assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+                assert_eq!(list(&area.state_dir).unwrap().records, std::slice::from_ref(&copy.record));
+                let path = copy.record.path.clone();
+                copy.delete().unwrap();
+                assert!(!path.exists());
+            }
+        });
+    }
     assert_nothing_left(&area, &[&sub]);
 }
 
