@@ -36,7 +36,8 @@ use crate::volume::{FileSelection, Volume};
 /// What may be concluded about files of one copy, from strong to weak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Atomicity {
-    /// All files of the volume at one instant, held or not.
+    /// All files of the volume at one instant. What nobody holds is as after a power cut at that instant:
+    /// everything synced is there, and of the rest any part.
     Volume,
     /// Each file at one instant; several only if all are held, or proven unchanged.
     File,

@@ -163,6 +163,6 @@ mod tests {
     #[test]
     fn this_machines_own_table_is_understood() {
         let mounts = read().unwrap();
-        assert!(mounts.iter().any(|m| m.mount_point == std::path::Path::new("/")));
+        assert!(mounts.iter().any(|m| m.mount_point.as_os_str() == "/"));
     }
 }

@@ -1,5 +1,10 @@
-//! `btrfs`: one read-only snapshot of a subvolume, cut by one call. Everything in the subvolume is of one
-//! instant; another subvolume, even of the same filesystem, is another volume.
+//! `btrfs`: one read-only snapshot of a subvolume, cut by one call. Another subvolume, even of the same
+//! filesystem, is another volume.
+//!
+//! What the instant means: the kernel writes out the dirty pages of one file after the other and then cuts the
+//! tree. So what is held, and what was synced, is of one instant. What an application that is *not* held has
+//! written but not synced is as after a power cut: one file may be newer than another. That is the level
+//! `crash`, and no more.
 
 mod ioctl;
 
