@@ -2,6 +2,8 @@
 
 #![allow(clippy::print_stdout, reason = "a test that cannot run here says so")]
 
+#[path = "repository/death.rs"]
+mod death;
 #[path = "repository/faults.rs"]
 mod faults;
 #[path = "repository/locks.rs"]
@@ -10,6 +12,9 @@ mod locks;
 mod prune;
 #[path = "repository/restore.rs"]
 mod restore;
+#[cfg(feature = "s3")]
+#[path = "repository/s3.rs"]
+mod s3;
 #[path = "repository/sets.rs"]
 mod sets;
 #[path = "repository/support.rs"]

@@ -54,6 +54,13 @@ impl Bench {
         self.repository.commit(&about, &[partial], documents).expect("committed")
     }
 
+    /// A repository of the same content elsewhere: the caller knows where.
+    pub fn at(location: &str, options: &Options) -> Self {
+        let place = tempfile::tempdir().expect("scratch folder");
+        let repository = Repository::init(location, &Password::new(PASSWORD), options);
+        Self { repository: repository.expect("a new repository"), place }
+    }
+
     /// Stock restic on this repository; `None`, said aloud, where it is not installed.
     pub fn restic(&self, arguments: &[&str]) -> Option<Output> {
         let output = Command::new("restic")

@@ -1,4 +1,4 @@
-//! Where a repository's files lie: one trait, its local directory, and the adapter that hands it to the repository library.
+//! Where a repository's files lie: one trait, its local directory, a bucket that speaks S3, and the adapter that hands it to the repository library.
 //! Owns: reading and durably writing whole files by kind and name.
 //! Leaves to others: what is in them.
 
@@ -8,9 +8,13 @@ use bytes::Bytes;
 
 mod adapter;
 mod local;
+#[cfg(feature = "s3")]
+mod s3;
 
 pub(super) use adapter::Adapter;
 pub use local::LocalStorage;
+#[cfg(feature = "s3")]
+pub(super) use s3::S3Storage;
 
 /// The kinds of files restic's layout knows. Unlike the library's own list it has locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
