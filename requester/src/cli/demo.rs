@@ -76,7 +76,7 @@ impl CommandEngine {
     }
 }
 
-#[async_trait]
+#[async_trait(?Send)]
 impl Engine for CommandEngine {
     type Error = Failure;
 
