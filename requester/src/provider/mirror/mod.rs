@@ -16,7 +16,7 @@ use super::budget::{Limits, check_estimate};
 use super::error::{NotSupported, ProviderError};
 use super::record::ShadowRecord;
 use super::shadow::{Mapping, Pending, ShadowCopy};
-use super::unchanged::{Fingerprint, settled};
+use super::unchanged::{Fingerprint, settled, write_out};
 use super::{PreparedShadow, ShadowRequest, area};
 use crate::volume::{FileSelection, FoundFile, Kind, Meta, Root, VolumeMap, resolve};
 use tree::Tree;
@@ -212,10 +212,11 @@ impl<T: Transfer> Prepared<T> {
         let making = begun.elapsed();
         let roots = self.parts.iter().filter_map(|p| p.open.as_ref());
         self.mappings = roots.flat_map(|open| open.mappings(self.pending.record())).collect();
-        if let Some(open) = self.parts.iter().find_map(|p| p.open.as_ref()) {
-            // Whatever has gathered is flushed while nobody waits for it.
-            rustix::fs::syncfs(open.root.as_fd())
-                .map_err(|e| ProviderError::io("flush", open.root.path(), e))?;
+        for (part, list) in self.parts.iter().zip(lists).filter(|(part, _)| part.asked.held) {
+            // Whatever has gathered is written out while nobody waits for it.
+            if let Some(open) = &part.open {
+                write_out(&open.root, list)?;
+            }
         }
         let begun = Instant::now();
         for open in self.parts.iter().filter_map(|p| p.open.as_ref()) {
