@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{
     Repository,
     error::{Meaning, RepositoryError},
+    lock::LockKind,
     read::StoredSet,
     source::{
         EntryKind, EntryMetadata, EntrySource, Ledger, Progress, ProgressFn, SourceEntry, check_entries,
@@ -87,7 +88,7 @@ impl Repository {
     /// Memory grows with the number of entries (about 1 KiB each), not with bytes.
     ///
     /// # Errors
-    /// [`RepositoryError::InvalidSource`] before anything is stored; [`RepositoryError::Unreadable`] if any file could
+    /// [`RepositoryError::InvalidSource`] before anything is stored; [`RepositoryError::Locked`]; [`RepositoryError::Unreadable`] if any file could
     /// not be read whole or was not as long as announced; [`RepositoryError::NoSpace`] and the storage's other
     /// failures. After an error no snapshot is left; blobs already stored are unused until `prune`.
     pub fn archive(
@@ -97,6 +98,7 @@ impl Repository {
         progress: Option<ProgressFn>,
     ) -> Result<Partial, RepositoryError> {
         check_entries(&entries)?;
+        let _lock = self.lock(LockKind::Shared)?;
         let snapshot = snapshot_of(about, TAG_PARTIAL)?;
         let expected = entries.iter().filter(|e| !matches!(e.kind, EntryKind::Directory)).count() as u64;
         let ledger = Ledger::new(progress);
@@ -110,7 +112,7 @@ impl Repository {
         let fault = match &stored {
             // A full disk makes files fail too: it comes first.
             Err(RepositoryError::NoSpace { .. } | RepositoryError::Unreachable { .. }) => None,
-            _ => ledger.into_error(),
+            _ => ledger.take_error(),
         };
         let stored = match (stored, fault) {
             (Ok(snapshot), None) => snapshot,
@@ -144,6 +146,7 @@ impl Repository {
         partials: &[Partial],
         documents: Vec<Document>,
     ) -> Result<StoredSet, RepositoryError> {
+        let _lock = self.lock(LockKind::Shared)?;
         let snapshot = snapshot_of(about, TAG_SET)?;
         let mut parts: Vec<SnapshotId> = partials.iter().map(|partial| partial.snapshot).collect();
         parts.push(self.archive_documents(about, documents, Timestamp::now())?);
@@ -155,6 +158,7 @@ impl Repository {
     /// # Errors
     /// As [`Repository::commit`]; [`RepositoryError::NoSuchSet`]. After an error the set is there, old or new.
     pub fn amend(&self, set: &StoredSet, documents: Vec<Document>) -> Result<StoredSet, RepositoryError> {
+        let _lock = self.lock(LockKind::Shared)?;
         let about = SetIdentity {
             set: set.set,
             time: set.time,
@@ -255,6 +259,7 @@ impl Repository {
     /// # Errors
     /// The storage's failures; [`RepositoryError::Damaged`].
     pub fn remove_partials(&self, of: Option<Uuid>) -> Result<usize, RepositoryError> {
+        let _lock = self.lock(LockKind::Shared)?;
         let mut ids: Vec<SnapshotId> = Vec::new();
         for snapshot in self.snapshots()? {
             if snapshot.tags.contains(TAG_PARTIAL)

@@ -268,11 +268,9 @@ impl RepositoryError {
     /// A failure on the target of a restore; a full disk there is [`RepositoryError::NoSpace`] as well.
     pub(super) fn target(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
         let path = path.into();
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::NoSpace { path: path.display().to_string(), source }
-            }
-            _ => Self::Target { action, path, source },
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return Self::NoSpace { path: path.display().to_string(), source };
         }
+        Self::Target { action, path, source }
     }
 }

@@ -24,23 +24,29 @@ use zeroize::{Zeroize, Zeroizing};
 mod archive;
 mod crypto;
 mod error;
+pub mod keep;
 mod keys;
 mod location;
 mod lock;
+mod maintain;
 mod read;
+mod restore;
 mod source;
 mod storage;
 
 pub use archive::{Document, Partial, SetIdentity, StoredPartial};
 pub use error::{Cause, FileFault, RepositoryError};
 pub use location::Options;
-pub use lock::LockOwner;
+pub use lock::{LockGuard, LockKind, LockOwner};
+pub use maintain::{CheckReport, PruneReport};
 pub use read::{NodeKind, SetReader, StoredNode, StoredSet, TreeWalk};
+pub use restore::{LostAttribute, RestoreOptions, Restored};
 pub use source::{EntryKind, EntryMetadata, FAULTS_KEPT, Opener, Progress, ProgressFn, SourceEntry};
-pub use storage::{FileKind, Storage, StorageError, StorageErrorKind};
+pub use storage::{FileKind, LocalStorage, Storage, StorageError, StorageErrorKind};
 
 use crypto::Cipher;
 use error::Meaning;
+use lock::Locks;
 use storage::Adapter;
 
 /// The library's repository, opened but without an index.
@@ -74,6 +80,7 @@ struct Inner {
     location: String,
     master: MasterKey,
     cipher: Arc<Cipher>,
+    locks: Arc<Locks>,
     /// The index read last; dropped whenever this process changes the repository or lists its sets anew.
     index: Mutex<Option<Arc<read::Index>>>,
 }
@@ -148,8 +155,10 @@ impl Repository {
         let master = library.key();
         let cipher = Cipher::new(&master)
             .ok_or_else(|| RepositoryError::damaged(&location, "the master key has a wrong length"))?;
+        let cipher = Arc::new(cipher);
+        let locks = Locks::new(storage.clone(), cipher.clone());
         let index = Mutex::new(None);
-        Ok(Self { inner: Arc::new(Inner { storage, location, master, cipher: Arc::new(cipher), index }) })
+        Ok(Self { inner: Arc::new(Inner { storage, location, master, cipher, locks, index }) })
     }
 
     /// The location as a person would write it, without secrets.

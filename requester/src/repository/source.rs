@@ -249,7 +249,7 @@ impl Ledger {
         Progress { bytes: self.bytes.load(Ordering::Relaxed), files: self.files.load(Ordering::Relaxed) }
     }
 
-    pub(super) fn into_error(&self) -> Option<RepositoryError> {
+    pub(super) fn take_error(&self) -> Option<RepositoryError> {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         let (files, total) = std::mem::take(&mut *faults);
         (total > 0).then_some(RepositoryError::Unreadable { files, total })

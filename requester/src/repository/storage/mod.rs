@@ -10,7 +10,7 @@ mod adapter;
 mod local;
 
 pub(super) use adapter::Adapter;
-pub(super) use local::LocalStorage;
+pub use local::LocalStorage;
 
 /// The kinds of files restic's layout knows. Unlike the library's own list it has locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,12 +59,18 @@ pub enum StorageErrorKind {
 
 impl StorageError {
     pub(super) fn new(path: impl Into<String>, source: io::Error) -> Self {
-        let kind = match source.kind() {
-            io::ErrorKind::NotFound => StorageErrorKind::NotFound,
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageErrorKind::NoSpace,
-            io::ErrorKind::UnexpectedEof => StorageErrorKind::Short,
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StorageErrorKind::Denied,
-            _ => StorageErrorKind::Other,
+        use io::ErrorKind as E;
+        let is = |kinds: &[E]| kinds.contains(&source.kind());
+        let kind = if is(&[E::NotFound]) {
+            StorageErrorKind::NotFound
+        } else if is(&[E::StorageFull, E::QuotaExceeded]) {
+            StorageErrorKind::NoSpace
+        } else if is(&[E::UnexpectedEof]) {
+            StorageErrorKind::Short
+        } else if is(&[E::PermissionDenied, E::ReadOnlyFilesystem]) {
+            StorageErrorKind::Denied
+        } else {
+            StorageErrorKind::Other
         };
         Self { kind, path: path.into(), source }
     }
