@@ -29,7 +29,7 @@ test: ## install what is missing, then run all tests (as root: those with real v
 soak: ## the long fault runs (tests marked #[ignore]), in release mode
 	@scripts/deps test
 	$(CARGO) build --release $(ALL) --bins
-	HOLDFAST_BIN="$(TARGET)/release/holdfast" $(CARGO) test --release $(ALL) -- --ignored --test-threads=1 --nocapture
+	HOLDFAST_BIN="$(TARGET)/release/holdfast" $(CARGO) test --release -p holdfast-tests --all-features -- --ignored --test-threads=1 --nocapture
 
 bench: ## ratios against restic and bare ioctls; prints the table of docs/benchmarks.md
 	@scripts/deps test

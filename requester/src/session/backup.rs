@@ -33,7 +33,7 @@ use crate::paths::Paths;
 use std::sync::Arc;
 
 use crate::provider::{Provider, Providers};
-use crate::repository::{Document, ProgressFn, Repository, SetIdentity};
+use crate::repository::{Document, LockKind, ProgressFn, Repository, SetIdentity};
 use crate::volume::VolumeMap;
 use crate::writers::ConfiguredWriter;
 
@@ -99,6 +99,11 @@ pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Ma
     for leftover in leftovers::clean(env.paths, env.providers, Some(&env.repository)).await {
         (env.note)(&format!("left by a dead session: {leftover}"));
     }
+    let repository = env.repository.clone();
+    let locked = tokio::task::spawn_blocking(move || repository.lock(LockKind::Shared)).await;
+    // Held to the end: nobody may prune between what is stored and the set that names it.
+    let _shared = locked
+        .map_err(|panic| Failure::new(Exit::Failed, "no session was begun", panic, NOTHING_CHANGED))??;
     let mut left_out: BTreeMap<String, String> = BTreeMap::new();
     loop {
         let set = Uuid::now_v7();
