@@ -95,9 +95,8 @@ async fn options(set: StoredSet, args: RestoreArgs) -> Result<RestoreOptions, Fa
     }
     let to = args.to.map(std::path::absolute).transpose();
     let to = to.map_err(|e| Failure::new(Exit::Usage, "--to cannot be used", e, NOTHING_CHANGED))?;
-    let target = TargetMap::new(to.as_deref(), args.map).map_err(|error| {
-        Failure::new(Exit::Usage, "--to or --map cannot be used", error, NOTHING_CHANGED)
-    })?;
+    let target = TargetMap::new(to.as_deref(), args.map)
+        .map_err(|error| Failure::new(Exit::Usage, "--to or --map cannot be used", error, NOTHING_CHANGED))?;
     Ok(RestoreOptions {
         set,
         writers,
