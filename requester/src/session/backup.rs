@@ -495,7 +495,9 @@ impl<'s> Session<'s> {
             AbortCause::Writer(WriterError::TimedOut { .. } | WriterError::Busy { .. })
             | AbortCause::Late(_) => "try when it is quieter, or raise --freeze-budget",
             AbortCause::Writer(_) => "`holdfast list writers` shows the state of each",
-            AbortCause::Commit(_) => "`holdfast list providers` shows which provider can cut which volume",
+            AbortCause::Commit(_) => {
+                "try when it is quieter, or raise --freeze-budget; `holdfast list providers` shows what else can cut"
+            }
         };
         let failure = Failure::new(Exit::FreezeAborted, what, aborted, state).help(help);
         Attempt { failure, writer }
