@@ -630,6 +630,10 @@ impl<'s> Session<'s> {
             match completed {
                 Ok(truncated) => {
                     member.done(Event::BackupCompleted);
+                    if self.options.backup_type == BackupType::Full {
+                        // What a restore demanded (promise P6) is there now.
+                        self.env.paths.full_is_made(&member.id);
+                    }
                     if !truncated.logs.is_empty() {
                         let (writer, logs) = (member.id.clone(), truncated.logs);
                         self.log.record(What::Truncated { writer, logs });
