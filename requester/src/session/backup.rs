@@ -1,8 +1,8 @@
-//! A backup from beginning to end: design §4, step by step. Start reading at [`backup`].
+//! A backup from beginning to end: design §4, step by step. Start reading at [`backup()`].
 //!
 //! Owns: the order of the phases, and what becomes of a session that fails in any of them.
-//! Leaves to others: the hold itself ([`super::barrier`]), what is cut ([`super::plan`]), bytes
-//! ([`super::contents`]), documents ([`super::record`]).
+//! Leaves to others: the hold itself (`super::barrier`), what is cut (`super::plan`), bytes
+//! (`super::contents`), documents (`super::record`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
