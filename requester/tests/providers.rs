@@ -2,6 +2,8 @@
 //!
 //! Needs root and the mkfs tools; says `skipped` without, and fails instead where `CI` is set.
 
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
@@ -549,6 +551,57 @@ fn files_that_nobody_holds_are_proven_unchanged_across_the_cut() {
             prepared.abort().unwrap();
         }
         assert_nothing_left(&area, &[volume.path(), &area.state_dir]);
+    }
+}
+
+#[test]
+fn a_held_file_inside_a_tree_that_nobody_holds_may_change_until_it_is_held() {
+    let (data, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let area = ShadowArea::new(state.path());
+    let base = data.path().canonicalize().unwrap();
+    for file in ["conf", "db", "db-journal"] {
+        fs::write(base.join(file), "before").unwrap();
+    }
+    let selections = vec![
+        FileSelection { held: false, ..FileSelection::tree(&base) },
+        FileSelection::file(base.join("db")),
+        FileSelection { optional: true, ..FileSelection::matching(&base, "db-journal") },
+        FileSelection { optional: true, ..FileSelection::matching(&base, "db-wal") },
+    ];
+    let mut prepared = provider("copy").prepare(request(&area, selections.clone())).unwrap();
+    fs::write(base.join("db"), "after").unwrap();
+    fs::write(base.join("db-wal"), "appeared").unwrap();
+    fs::remove_file(base.join("db-journal")).unwrap();
+    prepared.commit(soon(), &AtomicBool::new(false)).unwrap();
+    let copy = prepared.finish().unwrap();
+    let listed: Vec<_> = copy.files(&selections[0]).unwrap().1.into_iter().map(|f| f.rel).collect();
+    assert_eq!(listed, ["", "conf", "db", "db-wal"].map(PathBuf::from));
+    assert_eq!(read(&copy, &base.join("db")), b"after");
+    copy.delete().unwrap();
+    assert_nothing_left(&area, &[&base, &area.state_dir]);
+}
+
+#[test]
+fn without_root_ones_own_files_are_copied_and_the_copy_is_removed() {
+    let (data, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let area = ShadowArea::new(state.path());
+    let shut = data.path().join("shut");
+    fs::create_dir(&shut).unwrap();
+    fs::write(shut.join("file"), "ours").unwrap();
+    fs::set_permissions(&shut, PermissionsExt::from_mode(0o500)).unwrap();
+    let files = vec![FileSelection::tree(data.path())];
+    let copy = cut(provider("copy").prepare(request(&area, files.clone())).unwrap());
+    assert_eq!(read(&copy, &shut.join("file")), b"ours");
+    copy.delete().unwrap();
+    assert_nothing_left(&area, &[&area.state_dir]);
+    fs::set_permissions(&shut, PermissionsExt::from_mode(0o700)).unwrap();
+
+    if !rustix::process::geteuid().is_root() {
+        // What belongs to someone else is refused by name before anything is held.
+        let others = [FileSelection::file("/etc/hostname")];
+        let on = VolumeMap::read().unwrap().resolve(Path::new("/etc")).unwrap();
+        let refused = provider("copy").supports(&on, &others, &area).unwrap_err();
+        assert!(refused.reason.contains("/etc/hostname belongs to user 0"), "{refused}");
     }
 }
 

@@ -203,7 +203,7 @@ impl Scene {
             progress: None,
             at: &|_| {},
         };
-        backup(&environment, options).await
+        backup(&environment, options).await.map(|made| made.set)
     }
 
     fn is_free(&self, id: &str) -> bool {

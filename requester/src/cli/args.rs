@@ -29,7 +29,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 stored with allowed exceptions, 4 refused
 6 THAW NOT CONFIRMED, 7 verify failed, 8 key, 9 chain, 10 no repository, 11 locked, 12 wrong password, 130 interrupted";
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Global {
     /// The configuration file [default: /etc/holdfast/holdfast.toml, for users XDG's]
     #[arg(long, short, global = true, env = "HOLDFAST_CONFIG", value_name = "FILE")]
@@ -64,6 +64,7 @@ pub struct Global {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "parsed once")]
 pub enum Command {
     /// Shows the main job in a scratch folder: live applications, backup, destruction, restore, proof
     Demo(DemoArgs),
@@ -87,11 +88,12 @@ pub enum Command {
         /// Only this writer's
         #[arg(long, value_name = "ID")]
         writer: Option<String>,
-        #[command(flatten)]
-        identity: IdentityArgs,
         /// Give a registered restore up and put the old files back, where they still are
         #[arg(long)]
         roll_back: bool,
+        /// The application is down, though that cannot be seen from here: your word for it
+        #[arg(long)]
+        assume_stopped: bool,
     },
     /// Checks a set: every byte, every document, and each component by its engine
     Verify {
@@ -127,7 +129,7 @@ pub enum Command {
     /// Recovery identities, to which keys are sealed
     #[command(subcommand)]
     Key(KeyCommand),
-    #[command(hide = true)]
+    #[command(hide = true, name = "demo-application")]
     DemoApp { name: String, dir: PathBuf },
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdfast::failure::{Exit, Failure};
-use holdfast::session::{BackupOptions, Environment};
+use holdfast::session::{BackupOptions, Environment, Made};
 use holdfast_writer_api::ComponentRef;
 use holdfast_writer_api::document::{BackupSet, KeysState};
 use serde_json::json;
@@ -14,6 +14,14 @@ use super::output::{Output, bytes};
 use super::pause;
 
 pub async fn run(context: &Context, args: BackupArgs) -> Result<Exit, Failure> {
+    let Made { set, .. } = make(context, args).await?;
+    summary(context.output, &set);
+    context.output.document(&document(&set));
+    Ok(if set.exceptions.is_empty() { Exit::Ok } else { Exit::Incomplete })
+}
+
+/// Makes the set, and says nothing of it.
+pub async fn make(context: &Context, args: BackupArgs) -> Result<Made, Failure> {
     let config = context.config()?;
     let writers = context.writers(&config)?;
     context.create_paths()?;
@@ -32,11 +40,7 @@ pub async fn run(context: &Context, args: BackupArgs) -> Result<Exit, Failure> {
         progress: Some(progress.callback()),
         at: &|name| pause::at(&context.paths, name),
     };
-    let set = interruptible(holdfast::session::backup(&environment, &options), context).await?;
-    drop(progress);
-    summary(output, &set);
-    output.document(&document(&set));
-    Ok(if set.exceptions.is_empty() { Exit::Ok } else { Exit::Incomplete })
+    interruptible(holdfast::session::backup(&environment, &options), context).await
 }
 
 /// Ctrl-C and SIGTERM give the session up: dropping it releases every hold, then what it made is removed.

@@ -8,7 +8,7 @@ use holdfast::config::{self, Config, check_trusted};
 use holdfast::failure::{Exit, Failure, NOTHING_CHANGED};
 use holdfast::paths::Paths;
 use holdfast::provider::Providers;
-use holdfast::repository::{Options, Password, Repository, RepositoryError, StoredSet};
+use holdfast::repository::{Options, Password, S3Options, Repository, RepositoryError, StoredSet};
 use holdfast::writers::{self, ConfiguredWriter};
 use holdfast_writer_api::Registry;
 
@@ -29,12 +29,19 @@ pub struct Context {
 
 impl Context {
     pub fn new(global: Global) -> Self {
-        let output = Output { json: global.json };
+        let output = Output { json: global.json, quiet: false };
         let paths = Paths {
             state: global.state_dir.clone().unwrap_or_else(default_state),
             runtime: global.runtime_dir.clone().unwrap_or_else(default_runtime),
         };
         Self { global, output, paths }
+    }
+
+    /// For a command that runs inside another one, which tells what happens.
+    pub fn quiet(global: Global) -> Self {
+        let mut context = Self::new(global);
+        context.output.quiet = true;
+        context
     }
 
     pub fn config_path(&self) -> PathBuf {
@@ -85,7 +92,7 @@ impl Context {
     /// Opens the repository, which must be there.
     pub async fn repository(&self, config: &Config) -> Result<Repository, Failure> {
         let (location, password) = (self.location(config)?, self.password(config).await?);
-        let opened = blocking(move || Repository::open(&location, &password, &s3_options())).await?;
+        let opened = blocking(move || Repository::open(&location, &password, &options())).await?;
         Ok(opened?)
     }
 
@@ -96,12 +103,12 @@ impl Context {
         let known = self.paths.state.join("repositories");
         let seen = std::fs::read_to_string(&known).unwrap_or_default();
         let place = location.clone();
-        let opened = blocking(move || Repository::open(&place, &password, &s3_options())).await?;
+        let opened = blocking(move || Repository::open(&place, &password, &options())).await?;
         let repository = match opened {
             Err(RepositoryError::NoRepository { .. }) if !seen.lines().any(|line| line == location) => {
                 let password = self.password(config).await?;
                 let place = location.clone();
-                let made = blocking(move || Repository::init(&place, &password, &s3_options())).await??;
+                let made = blocking(move || Repository::init(&place, &password, &options())).await??;
                 self.output.note(format!("made a new repository at {location}"));
                 made
             }
@@ -206,8 +213,19 @@ pub fn own_program() -> Result<PathBuf, Failure> {
 }
 
 /// Object stores are configured as every tool for them is: by the environment.
-fn s3_options() -> Options {
-    Options::default()
+fn options() -> Options {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    match (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")) {
+        (Some(access_key_id), Some(secret)) => Options::with_s3(S3Options {
+            access_key_id,
+            secret_access_key: secret.into(),
+            session_token: variable("AWS_SESSION_TOKEN").map(Into::into),
+            region: variable("AWS_REGION")
+                .or_else(|| variable("AWS_DEFAULT_REGION"))
+                .unwrap_or_else(|| "us-east-1".into()),
+        }),
+        _ => Options::default(),
+    }
 }
 
 /// Runs blocking work; a panic in it is a failure.

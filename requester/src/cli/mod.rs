@@ -34,6 +34,7 @@ pub fn run() -> ExitCode {
         Command::Writer(WriterCommand::Serve { r#type }) => serve(&r#type),
         Command::Thaw { all: _ } => thaw::thaw_all(&context).map(|()| Exit::Ok),
         Command::DemoApp { name, dir } => demo::app(&name, &dir),
+        #[expect(clippy::wildcard_enum_match_arm, reason = "all others run on the runtime")]
         command => match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => {
                 let done = runtime.block_on(dispatch(&context, command));
@@ -61,8 +62,8 @@ async fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> 
         Command::List(what) => list::run(context, what).await.map(|()| Exit::Ok),
         Command::Backup(args) => backup::run(context, args).await,
         Command::Restore(command) => restore::run(context, command).await,
-        Command::Recover { writer, identity, roll_back } => {
-            restore::recover(context, writer.as_deref(), &identity, roll_back).await
+        Command::Recover { writer, roll_back, assume_stopped } => {
+            restore::recover(context, writer.as_deref(), roll_back, assume_stopped).await
         }
         Command::Verify { set, quick } => repository::verify(context, &set, quick).await,
         Command::Forget(args) => repository::forget(context, args).await,

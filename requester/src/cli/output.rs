@@ -14,12 +14,14 @@ use serde::Serialize;
 pub struct Output {
     /// One JSON document on standard output, nothing else.
     pub json: bool,
+    /// Nothing at all: the command runs inside another one, which tells.
+    pub quiet: bool,
 }
 
 impl Output {
     /// A line of a result for people; nothing with `--json`.
     pub fn line(self, text: impl AsRef<str>) {
-        if !self.json {
+        if !self.json && !self.quiet {
             // A closed pipe (`| head`) is no failure of ours.
             let _ = writeln!(std::io::stdout().lock(), "{}", text.as_ref());
         }
@@ -27,7 +29,7 @@ impl Output {
 
     /// The result for programs; nothing without `--json`.
     pub fn document(self, document: &impl Serialize) {
-        if self.json {
+        if self.json && !self.quiet {
             let text = serde_json::to_string(document).unwrap_or_default();
             let _ = writeln!(std::io::stdout().lock(), "{text}");
         }
@@ -35,6 +37,9 @@ impl Output {
 
     /// What goes on meanwhile, to standard error.
     pub fn note(self, text: impl AsRef<str>) {
+        if self.quiet {
+            return;
+        }
         let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
     }
 
@@ -63,7 +68,7 @@ impl Output {
 
     /// Progress of a copy: a bar on a terminal, else nothing.
     pub fn progress(self, what: &'static str) -> ProgressLine {
-        if self.json || !std::io::stderr().is_terminal() {
+        if self.json || self.quiet || !std::io::stderr().is_terminal() {
             return ProgressLine { bar: ProgressBar::hidden() };
         }
         let bar = ProgressBar::new_spinner();

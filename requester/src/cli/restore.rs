@@ -1,15 +1,241 @@
-//! placeholder
-use super::args::{IdentityArgs, RestoreCommand};
-use super::context::Context;
+//! `restore`, `restore plan`, `recover`, and what `verify` shows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use holdfast::config::Config;
-use holdfast::failure::{Exit, Failure};
-use holdfast::repository::{Repository, StoredSet};
-pub async fn run(_: &Context, _: RestoreCommand) -> Result<Exit, Failure> {
-    Ok(Exit::Failed)
+use holdfast::failure::{Exit, Failure, NOTHING_CHANGED};
+use holdfast::repository::{ProgressFn, Repository, StoredSet};
+use holdfast::restore::NoSteps;
+use holdfast::restore::engine::{
+    self, RecoverOptions, RestoreEnvironment, RestoreOptions, RestorePlan, RestoreReport,
+};
+use holdfast::restore::target::TargetMap;
+use holdfast::writers::ConfiguredWriter;
+use holdfast_store_keys::RecoveryIdentity;
+use holdfast_writer_api::ComponentRef;
+
+use super::args::{IdentityArgs, RestoreArgs, RestoreCommand, RestorePlan as PlanCommand};
+use super::backup::{interruptible, writer_and_component};
+use super::context::{Context, blocking, find_set, first_line};
+use super::pause;
+
+/// What was restored, and how much of it.
+pub struct Restored {
+    pub report: RestoreReport,
+    pub files: u64,
+    pub bytes: u64,
+    pub keys: u64,
 }
-pub async fn recover(_: &Context, _: Option<&str>, _: &IdentityArgs, _: bool) -> Result<Exit, Failure> {
-    Ok(Exit::Failed)
+
+pub async fn run(context: &Context, command: RestoreCommand) -> Result<Exit, Failure> {
+    if let Some(restored) = make(context, command).await? {
+        show_report(context, &restored.report);
+        context.output.document(&restored.report);
+    }
+    Ok(Exit::Ok)
 }
-pub async fn verify(_: &Context, _: &Config, _: Repository, _: StoredSet, _: bool) -> Result<Exit, Failure> {
-    Ok(Exit::Failed)
+
+/// Does it, or, for `plan`, only shows what it would do.
+pub async fn make(context: &Context, command: RestoreCommand) -> Result<Option<Restored>, Failure> {
+    let (args, only_plan) = match command.plan {
+        Some(PlanCommand::Plan(args)) => (args, true),
+        None => (command.args, false),
+    };
+    let Some(text) = args.set.clone() else {
+        return Err(Failure::refused(Exit::Usage, "which set? Name one, or `latest`")
+            .help("`holdfast list backups` shows those there are"));
+    };
+    let config = context.config_if_any()?;
+    let writers = context.writers(&config)?;
+    context.create_paths()?;
+    let repository = context.repository(&config).await?;
+    let stored = find_set(&repository, &text).await?;
+    let options = options(stored, args).await?;
+    let progress = context.output.progress("restoring");
+    let note = |text: &str| context.output.note(text);
+    let at = |name: &str| pause::at(&context.paths, name);
+    let environment = environment(context, &writers, &note, &at, Some(progress.callback()));
+    let plan = engine::plan(&environment, &repository, options).await?;
+    if only_plan || plan.refusal().is_some() {
+        drop(progress);
+        show_plan(context, &plan);
+        if only_plan {
+            context.output.document(&plan);
+        }
+        return plan.refusal().map_or(Ok(None), Err);
+    }
+    let units = || plan.writers.iter().flat_map(|writer| &writer.units);
+    let files = units().map(|unit| unit.entries).sum();
+    let bytes = units().map(|unit| unit.bytes).sum();
+    let keys = plan.writers.iter().map(|writer| writer.keys.len() as u64).sum();
+    let report = interruptible(engine::execute(&environment, plan), context).await?;
+    Ok(Some(Restored { report, files, bytes, keys }))
+}
+
+fn environment<'e>(
+    context: &'e Context,
+    writers: &'e [ConfiguredWriter],
+    note: &'e (dyn Fn(&str) + Sync),
+    at: &'e (dyn Fn(&str) + Sync),
+    progress: Option<ProgressFn>,
+) -> RestoreEnvironment<'e> {
+    RestoreEnvironment { paths: &context.paths, writers, note, progress, steps: Arc::new(NoSteps), at }
+}
+
+async fn options(set: StoredSet, args: RestoreArgs) -> Result<RestoreOptions, Failure> {
+    let mut writers = args.writers;
+    let mut components: BTreeMap<String, Vec<ComponentRef>> = BTreeMap::new();
+    for text in &args.components {
+        let (writer, component) = writer_and_component(text)?;
+        if !writers.contains(&writer) {
+            writers.push(writer.clone());
+        }
+        components.entry(writer).or_default().push(component);
+    }
+    let to = args.to.map(std::path::absolute).transpose();
+    let to = to.map_err(|e| Failure::new(Exit::Usage, "--to cannot be used", e, NOTHING_CHANGED))?;
+    let target = TargetMap::new(to.as_deref(), args.map).map_err(|error| {
+        Failure::new(Exit::Usage, "--to or --map cannot be used", error, NOTHING_CHANGED)
+    })?;
+    Ok(RestoreOptions {
+        set,
+        writers,
+        components,
+        target,
+        stop: args.stop,
+        assume_stopped: args.assume_stopped,
+        without_keys: args.without_keys,
+        keep_old: args.keep_old,
+        identity: identity(&args.identity).await?.map(Arc::new),
+    })
+}
+
+/// The recovery identity, opened; an scrypt passphrase takes its second.
+async fn identity(args: &IdentityArgs) -> Result<Option<RecoveryIdentity>, Failure> {
+    let Some(file) = args.identity.clone() else { return Ok(None) };
+    let Some(passphrase_file) = &args.identity_passphrase_file else {
+        return Err(Failure::refused(Exit::Usage, "--identity needs --identity-passphrase-file"));
+    };
+    let passphrase = zeroize::Zeroizing::new(first_line(passphrase_file, "passphrase")?);
+    let path = file.clone();
+    let opened = blocking(move || RecoveryIdentity::load(&path, &passphrase)).await?;
+    opened.map(Some).map_err(|error| {
+        let what = format!("the recovery identity {} cannot be opened", file.display());
+        Failure::new(Exit::Key, what, error, NOTHING_CHANGED)
+    })
+}
+
+fn show_plan(context: &Context, plan: &RestorePlan) {
+    let out = context.output;
+    out.line(format!("restore of set {}, made {} on {}", plan.set, plan.created, plan.host));
+    for (n, step) in plan.steps.iter().enumerate() {
+        out.line(format!("  {:>2}. {step}", n + 1));
+    }
+    out.line("checks");
+    for check in &plan.checks {
+        let mark = if check.ok { "ok " } else { "NO " };
+        out.line(format!("  {mark} {}: {}", check.what, check.result));
+    }
+    for need in &plan.needs {
+        out.line(format!("  left to do: {need}"));
+    }
+    for refusal in &plan.refusals {
+        out.line(format!("REFUSED: {}", refusal.what));
+        if let Some(help) = &refusal.help {
+            out.line(format!("  help: {help}"));
+        }
+    }
+}
+
+fn show_report(context: &Context, report: &RestoreReport) {
+    let out = context.output;
+    out.line(format!("set {} restored", report.set));
+    for writer in &report.writers {
+        out.line(format!("  {}: {}", writer.writer, writer.components.join(", ")));
+        for target in &writer.targets {
+            out.line(format!("    {}", target.display()));
+        }
+        for done in &writer.recovered {
+            out.line(format!("    recovered: {done}"));
+        }
+        for finding in &writer.findings {
+            let mark = if finding.warning { "LOOK" } else { "ok" };
+            out.line(format!("    {mark}: {}: {}", finding.check, finding.result));
+        }
+        for step in &writer.steps {
+            let result = step.error.clone().unwrap_or_else(|| "done".into());
+            out.line(format!("    step {}: {result}", step.name));
+        }
+        for old in &writer.old_data {
+            out.line(format!("    the old data are kept in {}", old.display()));
+        }
+        for text in writer.lost.iter().chain(&writer.warnings) {
+            out.line(format!("    warning: {text}"));
+        }
+        if writer.full_required {
+            out.line("    the next backup has to be a full one");
+        }
+    }
+    if let Some(documents) = &report.documents {
+        out.line(format!("  documents and sealed keys are in {}", documents.display()));
+    }
+    for need in &report.needs {
+        out.line(format!("  left to do: {need}"));
+    }
+}
+
+pub async fn recover(
+    context: &Context,
+    writer: Option<&str>,
+    roll_back: bool,
+    assume_stopped: bool,
+) -> Result<Exit, Failure> {
+    // A start gate runs before every start: where nothing is registered it needs nothing at all.
+    let config = context.config_if_any()?;
+    let writers = context.writers(&config)?;
+    context.create_paths()?;
+    let note = |text: &str| context.output.note(text);
+    let at = |name: &str| pause::at(&context.paths, name);
+    let environment = environment(context, &writers, &note, &at, None);
+    let options = RecoverOptions { writer: writer.map(str::to_owned), roll_back, assume_stopped };
+    let report = engine::recover(&environment, &options).await?;
+    for recovery in &report.restores {
+        context.output.line(format!("{}: {}", recovery.writer, recovery.outcome));
+    }
+    if report.restores.is_empty() {
+        context.output.line("no restore is registered: nothing to recover");
+    }
+    context.output.document(&report);
+    Ok(Exit::Ok)
+}
+
+pub async fn verify(
+    context: &Context,
+    config: &Config,
+    repository: Repository,
+    stored: StoredSet,
+    quick: bool,
+) -> Result<Exit, Failure> {
+    let writers = context.writers(config)?;
+    context.create_paths()?;
+    let progress = context.output.progress("verifying");
+    let note = |text: &str| context.output.note(text);
+    let at = |name: &str| pause::at(&context.paths, name);
+    let environment = environment(context, &writers, &note, &at, Some(progress.callback()));
+    let report = engine::verify(&environment, &repository, &stored, quick).await?;
+    drop(progress);
+    for component in &report.components {
+        let mark = if component.ok { "ok " } else { "BAD" };
+        context.output.line(format!("{mark} {}/{}", component.writer, component.component));
+        for finding in &component.findings {
+            context.output.line(format!("      {}: {}", finding.check, finding.result));
+        }
+    }
+    if let Some(failure) = report.failure() {
+        return Err(failure);
+    }
+    context.output.line(format!("set {} verified", report.set));
+    context.output.document(&report);
+    Ok(Exit::Ok)
 }

@@ -52,7 +52,7 @@ pub enum Line {
 }
 
 /// What the story needs of the requester.
-#[async_trait]
+#[async_trait(?Send)]
 pub trait Engine: Send {
     /// Why there is no backup, or no restore.
     type Error: std::error::Error + Send + Sync + 'static;

@@ -136,15 +136,25 @@ impl Transfer for Copying {
 
     fn check_space(&self, files: &[(&Root, &FoundFile)], area: &Root) -> Result<(), ProviderError> {
         let needed = files.iter().map(|(_, f)| bytes(&f.meta) + PER_FILE).sum();
-        let stat = rustix::fs::fstatvfs(area.as_fd())
-            .map_err(|e| ProviderError::io("ask for the space in", area.path(), e))?;
-        let available = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let mut available = available(area)?;
+        if needed > available {
+            // What was deleted a moment ago counts as free only once the journal is written.
+            rustix::fs::syncfs(area.as_fd()).map_err(|e| ProviderError::io("flush", area.path(), e))?;
+            available = self::available(area)?;
+        }
         if needed > available {
             let (needed, available) = (Some(needed), Some(available));
             return Err(ProviderError::NoSpace { path: area.path().into(), needed, available });
         }
         Ok(())
     }
+}
+
+/// Bytes free to us where the copies go.
+fn available(area: &Root) -> Result<u64, ProviderError> {
+    let stat = rustix::fs::fstatvfs(area.as_fd())
+        .map_err(|e| ProviderError::io("ask for the space in", area.path(), e))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// What copying a file moves.

@@ -5,8 +5,10 @@
 //! - The kernel's timestamps have a grain. A write in the same grain as the one before it leaves no trace, so a
 //!   fingerprint only counts once every timestamp in it is older than the grain.
 //! - A write through a memory map leaves a trace only if its page was clean. So the files are flushed, and the
-//!   fingerprint only counts if it is the same before and after that.
+//!   fingerprint only counts if it is the same before and after that. (In tmpfs no page is ever clean: there a
+//!   write through a map by an application that is not held goes unseen.)
 
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -105,8 +107,9 @@ pub(super) fn settled(
 ) -> Result<(Vec<FoundFile>, Fingerprint), ProviderError> {
     let mut restless = root.path().to_path_buf();
     for _ in 0..TRIES {
-        let before = Fingerprint::of(&list()?);
-        rustix::fs::syncfs(root.as_fd()).map_err(|e| ProviderError::io("flush", root.path(), e))?;
+        let found = list()?;
+        let before = Fingerprint::of(&found);
+        write_out(root, &found)?;
         let found = list()?;
         let after = Fingerprint::of(&found);
         match before.difference(&after).or_else(|| after.within_grain()) {
@@ -116,6 +119,22 @@ pub(super) fn settled(
         std::thread::sleep(GRAIN);
     }
     Err(ProviderError::ChangedDuringCut { path: restless })
+}
+
+/// Writes out the dirty pages of files, and only theirs: flushing the whole filesystem waits for everyone
+/// else's data too. What cannot be opened has changed, and the next listing tells.
+pub(super) fn write_out(root: &Root, found: &[FoundFile]) -> Result<(), ProviderError> {
+    let how =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    for file in found.iter().filter(|f| f.meta.kind == Kind::File && f.meta.size > 0) {
+        let Ok((open, _)) = root.open_seen(&file.rel, &file.meta) else { continue };
+        // SAFETY: the call takes a descriptor, which is open, and numbers; it touches no memory of ours.
+        let done = unsafe { libc::sync_file_range(open.as_raw_fd(), 0, 0, how) };
+        if done != 0 {
+            return Err(ProviderError::io("flush", &file.path, std::io::Error::last_os_error()));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ impl S3Options {
 }
 
 /// Where in S3.
-#[cfg_attr(not(feature = "s3"), expect(dead_code, reason = "parsed in every build, used with the feature"))]
+#[cfg_attr(not(feature = "s3"), allow(dead_code, reason = "parsed in every build, used with the feature"))]
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct S3Place {
     /// With scheme, without trailing slash.

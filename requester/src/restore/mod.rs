@@ -17,6 +17,7 @@
 
 mod blocker;
 mod disk;
+pub mod engine;
 pub mod error;
 mod holders;
 mod moves;

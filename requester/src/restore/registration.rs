@@ -1,5 +1,5 @@
 //! The marker of a restore: what it says, and how it becomes durable.
-//! Owns: schema `holdfast.restore/1`, its folder, its checks on reading.
+//! Owns: schema `holdfast.restore-marker/1`, its folder, its checks on reading.
 //! Leaves to others: what the phases mean on disk (`placement`).
 
 use std::{
@@ -25,7 +25,7 @@ use super::{
 };
 
 /// The schema this version writes, and the only one it reads.
-pub const SCHEMA: &str = "holdfast.restore/1";
+pub const SCHEMA: &str = "holdfast.restore-marker/1";
 /// A marker larger than this is not ours.
 const MAX_BYTES: u64 = 16 << 20;
 

@@ -110,6 +110,11 @@ impl TargetMap {
         }
     }
 
+    /// The original paths that rules are given for.
+    pub fn rules(&self) -> impl Iterator<Item = &Path> {
+        self.rules.keys().map(PathBuf::as_path)
+    }
+
     /// Where all of `originals` go. Given twice counts once.
     ///
     /// # Errors

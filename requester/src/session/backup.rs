@@ -23,7 +23,7 @@ use super::events::{EventLog, What, to_ndjson};
 use super::holders::Holders;
 use super::leftovers;
 use super::lock::SessionLock;
-use super::member::Member;
+use super::member::{HoldTimes, Member};
 use super::plan::{self, CutPlan, Wanted};
 use super::record;
 use super::shadows::{Cut, Shadows};
@@ -77,6 +77,15 @@ pub struct BackupOptions {
     pub tags: Vec<String>,
 }
 
+/// A set that was made, and what is only known while this machine runs.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// The set, as it is stored.
+    pub set: BackupSet,
+    /// When each writer was asked, held and released, on the machine's monotonic clock.
+    pub holds: BTreeMap<String, HoldTimes>,
+}
+
 /// Makes a set.
 ///
 /// A writer that fails and may ([`BackupOptions::allow_incomplete`]) is left out and the session begun
@@ -85,7 +94,7 @@ pub struct BackupOptions {
 /// # Errors
 /// [`Failure`], with exit 5 once anything was frozen. Everything is thawed, no set and no shadow copy is
 /// left, unless the failure says otherwise.
-pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<BackupSet, Failure> {
+pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Made, Failure> {
     let _lock = SessionLock::take(&env.paths.runtime, "backup")?;
     for leftover in leftovers::clean(env.paths, env.providers, Some(&env.repository)).await {
         (env.note)(&format!("left by a dead session: {leftover}"));
@@ -107,7 +116,7 @@ pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Ba
         session.log.record(What::SessionEnded { outcome });
         session.log.flush();
         match result {
-            Ok(stored) => return Ok(stored),
+            Ok(made) => return Ok(made),
             Err(Attempt { failure, writer: Some(writer) })
                 if may_be_left_out(env, options, &failure, &writer) =>
             {
@@ -168,7 +177,7 @@ struct Session<'s> {
 }
 
 impl<'s> Session<'s> {
-    async fn run(&mut self) -> Result<BackupSet, Attempt> {
+    async fn run(&mut self) -> Result<Made, Attempt> {
         let time = jiff::Timestamp::now();
         self.log.record(What::SessionStarted {
             set: self.set,
@@ -193,11 +202,12 @@ impl<'s> Session<'s> {
         for problem in shadows.remove().await {
             (self.env.note)(&format!("a shadow copy could not be removed: {problem}"));
         }
+        let holds = members.iter().filter(|m| m.holds()).map(|m| (m.id.clone(), m.times)).collect();
         for member in members {
             member.end(&mut self.log);
         }
         Holders::forget(&self.env.paths.runtime);
-        result
+        result.map(|set| Made { set, holds })
     }
 
     fn phase(&mut self, name: &str) {
@@ -650,7 +660,11 @@ fn reduced(wanted: BackupType, metadata: &WriterMetadata) -> BackupType {
         BackupType::Incremental if !types.incremental => BackupType::Full,
         BackupType::Differential if !types.differential => BackupType::Full,
         BackupType::Log if !types.log => BackupType::Full,
-        other => other,
+        BackupType::Full
+        | BackupType::Incremental
+        | BackupType::Differential
+        | BackupType::Log
+        | BackupType::Copy => wanted,
     }
 }
 

@@ -15,7 +15,7 @@ mod plan;
 pub mod record;
 mod shadows;
 
-pub use backup::{BackupOptions, Environment, backup};
+pub use backup::{BackupOptions, Environment, Made, backup};
 pub use contents::stored_path;
 
 #[cfg(test)]

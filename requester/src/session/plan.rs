@@ -87,6 +87,7 @@ pub fn plan(
 ) -> Result<CutPlan, Refused> {
     let mut refusals = Vec::new();
     let mut components = Vec::new();
+    #[expect(clippy::type_complexity, reason = "local to this function, and read top to bottom")]
     let mut volumes: BTreeMap<String, (usize, Volume, Vec<FileSelection>, Option<&str>)> = BTreeMap::new();
     for writer in wanted {
         let id = &writer.metadata.id;

@@ -43,6 +43,7 @@ pub enum ShadowError {
 
 impl ShadowError {
     /// The exit code while nothing was frozen.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "whatever is not a refusal is a plain failure")]
     pub fn exit(&self) -> Exit {
         match self {
             Self::Provider { source, .. } => match source {

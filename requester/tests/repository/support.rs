@@ -54,7 +54,8 @@ impl Bench {
         self.repository.commit(&about, &[partial], documents).expect("committed")
     }
 
-    /// A repository of the same content elsewhere: the caller knows where.
+    /// A repository that is not a local folder.
+    #[cfg(feature = "s3")]
     pub fn at(location: &str, options: &Options) -> Self {
         let place = tempfile::tempdir().expect("scratch folder");
         let repository = Repository::init(location, &Password::new(PASSWORD), options);

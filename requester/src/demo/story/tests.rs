@@ -39,7 +39,7 @@ struct Copier {
 #[error("cannot be held")]
 struct NotHeld;
 
-#[async_trait]
+#[async_trait(?Send)]
 impl Engine for Copier {
     type Error = NotHeld;
 

@@ -6,6 +6,7 @@
 
 mod tree;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -15,7 +16,7 @@ use super::budget::{Limits, check_estimate};
 use super::error::{NotSupported, ProviderError};
 use super::record::ShadowRecord;
 use super::shadow::{Mapping, Pending, ShadowCopy};
-use super::unchanged::{Fingerprint, settled};
+use super::unchanged::{Fingerprint, settled, write_out};
 use super::{PreparedShadow, ShadowRequest, area};
 use crate::volume::{FileSelection, FoundFile, Kind, Meta, Root, VolumeMap, resolve};
 use tree::Tree;
@@ -70,6 +71,13 @@ impl Open {
         Ok(resolve(&self.root, &self.selection)?)
     }
 
+    /// Without the files that another selection holds: those may change until they are held.
+    fn list_without(&self, held: &HashSet<PathBuf>) -> Result<Vec<FoundFile>, ProviderError> {
+        let mut found = self.list()?;
+        found.retain(|f| f.meta.kind == Kind::Directory || !held.contains(&self.base.join(&f.rel)));
+        Ok(found)
+    }
+
     fn mappings(&self, record: &ShadowRecord) -> [Mapping; 2] {
         let shadow: PathBuf = record.path.join(&self.base).components().collect();
         [&self.selection.path, self.root.path()]
@@ -96,6 +104,8 @@ struct Prepared<T> {
     transfer: T,
     volume: String,
     parts: Vec<Part>,
+    /// Where held files lie in the tree.
+    held: HashSet<PathBuf>,
     tree: Tree,
     pending: Pending,
     mappings: Vec<Mapping>,
@@ -149,6 +159,7 @@ pub(super) fn prepare<T: Transfer + 'static>(
             transfer,
             volume: request.volume.id.clone(),
             parts,
+            held: HashSet::new(),
             tree,
             mappings: Vec::new(),
             estimate: Duration::ZERO,
@@ -178,10 +189,14 @@ fn with_roots<'a>(
 
 impl<T: Transfer> Prepared<T> {
     fn build(&mut self, lists: &[Vec<FoundFile>], budget: Duration) -> Result<(), ProviderError> {
+        for (part, list) in self.parts.iter().zip(lists).filter(|(part, _)| part.asked.held) {
+            let Some(open) = &part.open else { continue };
+            self.held.extend(list.iter().map(|f| open.base.join(&f.rel)));
+        }
         // What nobody holds is copied now, so that it costs nothing under the hold.
         for part in &mut self.parts {
             let Some(open) = part.open.as_ref().filter(|_| !part.asked.held) else { continue };
-            let (found, fingerprint) = settled(&open.root, || open.list())?;
+            let (found, fingerprint) = settled(&open.root, || open.list_without(&self.held))?;
             for file in &found {
                 self.tree.fill(&open.root, &open.base, file, false, &self.transfer, Limits::default())?;
             }
@@ -197,10 +212,11 @@ impl<T: Transfer> Prepared<T> {
         let making = begun.elapsed();
         let roots = self.parts.iter().filter_map(|p| p.open.as_ref());
         self.mappings = roots.flat_map(|open| open.mappings(self.pending.record())).collect();
-        if let Some(open) = self.parts.iter().find_map(|p| p.open.as_ref()) {
-            // Whatever has gathered is flushed while nobody waits for it.
-            rustix::fs::syncfs(open.root.as_fd())
-                .map_err(|e| ProviderError::io("flush", open.root.path(), e))?;
+        for (part, list) in self.parts.iter().zip(lists).filter(|(part, _)| part.asked.held) {
+            // Whatever has gathered is written out while nobody waits for it.
+            if let Some(open) = &part.open {
+                write_out(&open.root, list)?;
+            }
         }
         let begun = Instant::now();
         for open in self.parts.iter().filter_map(|p| p.open.as_ref()) {
@@ -226,6 +242,7 @@ impl<T: Transfer> Prepared<T> {
             let Some(open) = open else { continue };
             for file in open.list()? {
                 limits.check()?;
+                self.held.insert(open.base.join(&file.rel));
                 self.tree.fill(&open.root, &open.base, &file, true, &self.transfer, limits)?;
             }
             if part.open.is_none() {
@@ -241,7 +258,7 @@ impl<T: Transfer> Prepared<T> {
                 continue;
             };
             let now = match Open::new(&part.asked, &self.volume)? {
-                Some(open) => Fingerprint::of(&open.list()?),
+                Some(open) => Fingerprint::of(&open.list_without(&self.held)?),
                 None => Fingerprint::of(&[]),
             };
             if let Some(path) = before.difference(&now) {

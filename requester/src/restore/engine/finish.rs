@@ -1,0 +1,354 @@
+//! Takes one writer's restore from where it stands to its end: the same function in a first run and after a crash.
+//!
+//! Owns: the order of marker moves and writer calls (promise P8), and what a failure in each phase leads to.
+//! Leaves to others: the moves ([`crate::restore::placement`]), and what was staged ([`super::stage`]).
+//!
+//! **Invariant:** as long as nothing live was moved, a first run that cannot go on takes itself back: a refusal. From
+//! then on a failure leaves the live path blocked, and `holdfast recover` goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_writer_api::{
+    HookStep, OnFailure, RecoverContext, Registration, RestoreParticipant, WriterError,
+};
+
+use super::RestoreEnvironment;
+use super::down::{Answer, Signs};
+use super::fault::{self, blocking, chain, guarded};
+use super::report::{StepReport, WriterReport};
+use super::request::{SavedRequest, require_full};
+use crate::failure::{Exit, Failure, NOTHING_CHANGED};
+use crate::restore::error::{LiveState, Problem, RestoreError};
+use crate::restore::{Kind, OldData, Phase, Placement, Steps, Undo};
+
+/// Writers that hang in the short calls of a restore.
+const SHORT: Duration = Duration::from_secs(60);
+
+/// One writer's restore under way.
+pub(super) struct Run {
+    pub writer: String,
+    pub saved: SavedRequest,
+    /// Away only while a step works on it.
+    pub placement: Option<Placement>,
+    pub participant: Option<Box<dyn RestoreParticipant>>,
+    /// A first run: what it began it can take back as long as nothing live was moved.
+    pub fresh: bool,
+    pub assume_stopped: bool,
+    pub report: WriterReport,
+}
+
+impl Run {
+    pub fn new(writer: String, saved: SavedRequest, placement: Placement, fresh: bool) -> Self {
+        let report = WriterReport {
+            writer: writer.clone(),
+            restore: Some(saved.restore),
+            components: saved.request.components.iter().map(ToString::to_string).collect(),
+            targets: placement.marker().units.iter().map(|unit| unit.live.clone()).collect(),
+            ..WriterReport::default()
+        };
+        let assume_stopped = saved.assume_stopped;
+        Self { writer, saved, placement: Some(placement), participant: None, fresh, assume_stopped, report }
+    }
+
+    pub fn phase(&self) -> Phase {
+        // A step that was cut off has left its marker; nothing is known here that is safer than "registered".
+        self.placement.as_ref().map_or(Phase::Registered, |placement| placement.marker().phase)
+    }
+
+    /// Works on the placement, off the runtime's threads.
+    pub async fn on_disk(
+        &mut self,
+        env: &RestoreEnvironment<'_>,
+        work: impl FnOnce(&mut Placement, &dyn Steps) -> Result<(), RestoreError> + Send + 'static,
+    ) -> Result<(), RestoreError> {
+        let Some(mut placement) = self.placement.take() else {
+            let problem = Problem::NoSuchRestore { restore: self.saved.restore };
+            return Err(RestoreError { problem, state: LiveState::Blocked });
+        };
+        let steps = Arc::clone(&env.steps);
+        let (placement, done) = blocking(move || {
+            let done = work(&mut placement, &*steps);
+            (placement, done)
+        })
+        .await;
+        self.placement = Some(placement);
+        done
+    }
+
+    /// Whether the application is down, as far as what stands at the live paths can still be its own.
+    pub async fn ask(&mut self) -> Answer {
+        if !self.saved.replaces && self.phase() != Phase::Settled && self.phase() != Phase::Published {
+            return Answer { may_move: true, running: false, result: "nothing of it was there".into() };
+        }
+        let mut signs = self.saved.signs.clone();
+        if let Some(placement) = &self.placement {
+            signs = visible(signs, placement);
+        }
+        let participant = self.participant.as_mut().filter(|_| self.saved.request.in_place && self.fresh);
+        signs.ask(&self.writer, participant, self.assume_stopped).await
+    }
+
+    fn unfinished(&self, what: impl Into<String>, error: WriterError) -> Failure {
+        fault::unfinished(&self.writer, what, error, LiveState::of(self.phase()))
+    }
+
+    /// Takes back what nothing live depends on yet; `failure` becomes a refusal if that works.
+    async fn take_back(&mut self, env: &RestoreEnvironment<'_>, mut failure: Failure) -> Failure {
+        if !self.fresh || stopped(&failure) {
+            return failure;
+        }
+        match self.on_disk(env, |placement, steps| placement.rollback(Undo::BeforePublish, steps)).await {
+            Ok(()) => {
+                SavedRequest::remove(env.paths, self.saved.restore);
+                failure.state = NOTHING_CHANGED.into();
+                failure.help = None;
+                if failure.exit == Exit::Failed {
+                    failure.exit = Exit::Refused;
+                }
+            }
+            Err(error) => {
+                failure.state = format!(
+                    "{}; taking it back failed too: {}",
+                    fault::state(&self.writer, error.state),
+                    chain(&error)
+                );
+                failure.help = Some(fault::go_on(&self.writer));
+            }
+        }
+        failure
+    }
+}
+
+/// The live paths at which no blocker stands: only there can an application have something open.
+fn visible(mut signs: Signs, placement: &Placement) -> Signs {
+    let units = &placement.marker().units;
+    signs.files.retain(|file| {
+        let Some(unit) = units.iter().find(|unit| unit.live == *file) else { return true };
+        let is_folder = file.symlink_metadata().is_ok_and(|meta| meta.is_dir());
+        is_folder == (unit.kind == Kind::Directory)
+    });
+    signs
+}
+
+/// Whether a test asked to stop here, as a crash would: nothing is cleaned up then.
+pub(super) fn stopped(failure: &Failure) -> bool {
+    let cause = failure.cause.as_deref().and_then(|cause| cause.downcast_ref::<RestoreError>());
+    cause.is_some_and(|error| matches!(error.problem, Problem::Stopped { .. }))
+}
+
+/// Goes on until the restore is over.
+///
+/// # Errors
+/// A refusal that changed nothing, in a first run before anything live was moved; else exit 1, the live path blocked or
+/// already restored, as the failure's state says.
+pub(super) async fn finish(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
+    loop {
+        match run.phase() {
+            Phase::Staging => register(env, run).await?,
+            Phase::Registered => block(env, run).await?,
+            Phase::Blocked => recover_staged(env, run).await?,
+            Phase::Recovered | Phase::Publishing => publish(env, run).await?,
+            Phase::Published => return close(env, run).await,
+            Phase::Settled => return Ok(()),
+            Phase::Settling => return settle(env, run, OldData::Remove).await,
+            Phase::RollingBack => {
+                let what = format!("the restore of `{}` is being given up", run.writer);
+                return Err(Failure::refused(Exit::Failed, what).help(fault::go_on(&run.writer)));
+            }
+        }
+    }
+}
+
+async fn register(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
+    let writer = run.writer.clone();
+    let answer = run.ask().await;
+    if !answer.may_move {
+        let what = format!("the application of `{writer}` is not down: {}", answer.result);
+        return Err(run.take_back(env, Failure::refused(Exit::Refused, what)).await);
+    }
+    let (saved, paths) = (run.saved.clone(), env.paths.clone());
+    let result = blocking(move || saved.save(&paths)).await;
+    if let Err(error) = result {
+        let what = format!("the restore of `{writer}` cannot be registered");
+        let failure = Failure::new(Exit::Failed, what, error, NOTHING_CHANGED);
+        return Err(run.take_back(env, failure).await);
+    }
+    if let Err(error) = run.on_disk(env, |placement, steps| placement.register(steps)).await {
+        let failure =
+            fault::placement(&writer, format!("the restore of `{writer}` cannot be registered"), error);
+        return Err(run.take_back(env, failure).await);
+    }
+    (env.at)("registered");
+    Ok(())
+}
+
+async fn block(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
+    let writer = run.writer.clone();
+    if run.participant.is_some() {
+        let registration = Registration {
+            map: run.saved.map.clone(),
+            marker: env.paths.restores().join(format!("{}.json", run.saved.restore)),
+        };
+        if let Some(participant) = &mut run.participant
+            && let Err(error) =
+                short(&writer, "register the restore", participant.register(&registration)).await
+        {
+            let failure = run.unfinished(format!("`{writer}` does not take the restore"), error);
+            return Err(run.take_back(env, failure).await);
+        }
+    }
+    // Again, right before the swap: since the marker a gated start waits, but one by hand does not.
+    let answer = run.ask().await;
+    if !answer.may_move {
+        let what = format!("the application of `{writer}` is not down: {}", answer.result);
+        let state = fault::state(&writer, LiveState::of(run.phase()));
+        let failure = Failure { state, ..Failure::refused(Exit::Failed, what) }.help(fault::go_on(&writer));
+        return Err(run.take_back(env, failure).await);
+    }
+    if let Err(error) = run.on_disk(env, |placement, steps| placement.block(steps)).await {
+        let failure =
+            fault::placement(&writer, format!("the live paths of `{writer}` cannot be blocked"), error);
+        return Err(run.take_back(env, failure).await);
+    }
+    (env.at)("blocked");
+    Ok(())
+}
+
+async fn recover_staged(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
+    let writer = run.writer.clone();
+    if let Some(mut participant) = run.participant.take() {
+        let done = recovery(&writer, participant.as_mut(), &run.saved, &mut run.report).await;
+        run.participant = Some(participant);
+        done.map_err(|error| {
+            run.unfinished(format!("the data of `{writer}` could not be recovered"), error)
+        })?;
+    }
+    run.on_disk(env, |placement, steps| placement.recovery_done(steps)).await.map_err(|error| {
+        fault::placement(&writer, format!("the recovery of `{writer}` cannot be recorded"), error)
+    })?;
+    (env.at)("recovered");
+    Ok(())
+}
+
+async fn recovery(
+    writer: &str,
+    participant: &mut dyn RestoreParticipant,
+    saved: &SavedRequest,
+    report: &mut WriterReport,
+) -> Result<(), WriterError> {
+    short(writer, "hear that the restore is registered", participant.register_complete()).await?;
+    let ctx = RecoverContext::default();
+    match guarded(writer, "recover", participant.recover(&saved.staged, &ctx)).await {
+        Ok(recovered) => report.recovered.extend(recovered.done),
+        // Nothing to recover: its data are what they are.
+        Err(WriterError::Unsupported { .. }) if !saved.request.metadata.capabilities.recover => {}
+        Err(error) => return Err(error),
+    }
+    let verified = guarded(writer, "verify", participant.verify(&saved.staged)).await?;
+    report.findings.extend(verified.findings);
+    Ok(())
+}
+
+async fn publish(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
+    let writer = run.writer.clone();
+    let answer = run.ask().await;
+    if !answer.may_move {
+        let what =
+            format!("the application of `{writer}` is not down though its data are away: {}", answer.result);
+        let state = fault::state(&writer, LiveState::of(run.phase()));
+        return Err(Failure { state, ..Failure::refused(Exit::Failed, what) }.help(fault::go_on(&writer)));
+    }
+    run.on_disk(env, |placement, steps| placement.publish(steps)).await.map_err(|error| {
+        fault::placement(&writer, format!("the data of `{writer}` cannot be put in place"), error)
+    })?;
+    (env.at)("published");
+    Ok(())
+}
+
+/// The data are in place; what is left concerns others, and may be done again.
+async fn close(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
+    let writer = run.writer.clone();
+    if run.saved.request.in_place && !run.report.full_required {
+        let (paths, id, restore, set) =
+            (env.paths.clone(), writer.clone(), run.saved.restore, run.saved.request.set);
+        blocking(move || require_full(&paths, &id, set, restore)).await.map_err(|error| {
+            let what = format!("it cannot be noted that `{writer}` needs a full backup");
+            fault::unfinished(&writer, what, error, LiveState::Published)
+        })?;
+        run.report.full_required = true;
+    }
+    if let Some(mut participant) = run.participant.take() {
+        let done = after(env, &writer, participant.as_mut(), &run.saved, &mut run.report).await;
+        run.participant = Some(participant);
+        done.map_err(|error| {
+            run.unfinished(format!("a step after the restore of `{writer}` failed"), error)
+        })?;
+    }
+    let old = if run.saved.keep_old.is_some() { OldData::Keep { until: None } } else { OldData::Remove };
+    if let (OldData::Keep { .. }, Some(placement)) = (old, &run.placement) {
+        let kept = placement.marker().units.iter().filter(|unit| unit.old.is_some());
+        run.report.old_data = kept.map(|unit| unit.aside.clone()).collect();
+    }
+    settle(env, run, old).await
+}
+
+async fn settle(env: &RestoreEnvironment<'_>, run: &mut Run, old: OldData) -> Result<(), Failure> {
+    let writer = run.writer.clone();
+    run.on_disk(env, move |placement, steps| placement.settle(old, steps)).await.map_err(|error| {
+        fault::placement(&writer, format!("what the restore of `{writer}` left cannot be removed"), error)
+    })?;
+    SavedRequest::remove(env.paths, run.saved.restore);
+    Ok(())
+}
+
+async fn after(
+    env: &RestoreEnvironment<'_>,
+    writer: &str,
+    participant: &mut dyn RestoreParticipant,
+    saved: &SavedRequest,
+    report: &mut WriterReport,
+) -> Result<(), WriterError> {
+    if saved.request.metadata.capabilities.post_restore {
+        for step in short(writer, "name its steps", participant.post_restore_steps()).await? {
+            let (name, result) = (step.name.clone(), one_step(writer, participant, &step).await);
+            match result {
+                Ok(outcome) => report.steps.push(StepReport { name, outcome: Some(outcome), error: None }),
+                Err(error) if step.on_failure == OnFailure::Continue => {
+                    (env.note)(&format!("`{writer}`: {}: {}", step.description, chain(&error)));
+                    report.steps.push(StepReport { name, outcome: None, error: Some(chain(&error)) });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    short(writer, "unregister the restore", participant.unregister()).await
+}
+
+async fn one_step(
+    writer: &str,
+    participant: &mut dyn RestoreParticipant,
+    step: &HookStep,
+) -> Result<holdfast_writer_api::HookOutcome, WriterError> {
+    within(writer, &step.name, step.timeout, participant.run_step(&step.name)).await
+}
+
+async fn short<T>(
+    writer: &str,
+    action: &str,
+    call: impl Future<Output = Result<T, WriterError>>,
+) -> Result<T, WriterError> {
+    within(writer, action, SHORT, call).await
+}
+
+async fn within<T>(
+    writer: &str,
+    action: &str,
+    limit: Duration,
+    call: impl Future<Output = Result<T, WriterError>>,
+) -> Result<T, WriterError> {
+    tokio::time::timeout(limit, guarded(writer, action, call)).await.unwrap_or_else(|_| {
+        let budget_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        Err(WriterError::TimedOut { writer: writer.to_owned(), action: action.to_owned(), budget_ms })
+    })
+}

@@ -1,0 +1,332 @@
+//! What a start gate runs: finishes a registered restore, or fails and so keeps the application down (promise P8).
+//!
+//! Owns: which markers concern whom, and giving a restore up. Needs no repository, no password and, for what is not
+//! registered, no configuration. Harmless any number of times.
+
+use std::io;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::RestoreEnvironment;
+use super::down::Signs;
+use super::fault::{self, blocking, chain, guarded};
+use super::finish::{Run, finish};
+use super::report::WriterReport;
+use super::request::{RequestError, SavedRequest};
+use crate::failure::{Exit, Failure};
+use crate::restore::error::{LiveState, Problem, RestoreError};
+use crate::restore::registration::{Marker, Registry};
+use crate::restore::{Phase, Placement, Undo};
+use crate::session::lock::{LockError, SessionLock};
+use holdfast_writer_api::{RestoreRequest, WriterMetadata};
+
+const RECOVER_SCHEMA: &str = "holdfast.recover/1";
+
+/// What is asked of [`recover`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoverOptions {
+    /// Only this writer's restores.
+    pub writer: Option<String>,
+    /// Give them up and put the old data back, where they still are; also those that ended and kept the old data.
+    pub roll_back: bool,
+    /// The user's word that the application is down where that cannot be seen.
+    pub assume_stopped: bool,
+}
+
+/// What was found registered, and what became of it. Empty when nothing was.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RecoverReport {
+    /// `holdfast.recover/1`.
+    pub schema: &'static str,
+    /// The restores, oldest first.
+    pub restores: Vec<Recovery>,
+}
+
+/// One restore that was gone on with.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Recovery {
+    /// The restore.
+    pub restore: Uuid,
+    /// The set its data are from.
+    pub set: String,
+    /// What became of it: `finished`, `discarded`, `rolled-back`.
+    pub outcome: &'static str,
+    /// The writer and what was done.
+    #[serde(flatten)]
+    pub report: WriterReport,
+}
+
+/// Goes on with every registered restore, or gives it up.
+///
+/// # Errors
+/// A marker cannot be read; another session works on it (exit 11); a restore cannot be finished: it stays blocked, the
+/// failure says what to do.
+pub async fn recover(
+    env: &RestoreEnvironment<'_>,
+    options: &RecoverOptions,
+) -> Result<RecoverReport, Failure> {
+    let mut report = RecoverReport { schema: RECOVER_SCHEMA, restores: Vec::new() };
+    let found = registered(env, options).await?;
+    if found.is_empty() {
+        return Ok(report);
+    }
+    // At boot the runtime folder is empty.
+    env.paths.create().map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            "the state folder cannot be made",
+            error,
+            "registered restores stay as they are",
+        )
+    })?;
+    let _lock = match SessionLock::take(&env.paths.runtime, "recover") {
+        Ok(lock) => lock,
+        // A restore that ends by starting its application runs this gate while it has the lock itself.
+        Err(LockError::Taken { .. })
+            if !options.roll_back && !found.iter().any(|marker| marker.phase.gates_start()) =>
+        {
+            return Ok(report);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut first = None;
+    for marker in registered(env, options).await? {
+        match one(env, options, &marker).await {
+            Ok(Some(recovery)) => report.restores.push(recovery),
+            Ok(None) => {}
+            Err(failure) => {
+                (env.note)(&format!("restore {} of `{}`: {}", marker.restore, marker.writer, failure.what));
+                first.get_or_insert(failure);
+            }
+        }
+    }
+    match first {
+        Some(failure) => Err(failure),
+        None => Ok(report),
+    }
+}
+
+/// The markers that ask for something.
+async fn registered(env: &RestoreEnvironment<'_>, options: &RecoverOptions) -> Result<Vec<Marker>, Failure> {
+    let held = |problem: Problem| {
+        let what = "it cannot be told whether a restore is registered, so no application may start";
+        Failure::new(Exit::Failed, what, problem, "registered restores stay as they are")
+            .help("look at the markers in `restores` of the state folder")
+    };
+    let state = env.paths.state.clone();
+    let folder = env.paths.restores();
+    let listed = blocking(move || {
+        match folder.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            _ => {}
+        }
+        Registry::open(&state)?.list()
+    })
+    .await
+    .map_err(held)?;
+    let mut found = Vec::new();
+    for marker in listed {
+        let marker = marker.map_err(held)?;
+        let wanted = options.writer.as_ref().is_none_or(|writer| *writer == marker.writer);
+        if wanted && (marker.phase != Phase::Settled || options.roll_back) {
+            found.push(marker);
+        }
+    }
+    Ok(found)
+}
+
+async fn one(
+    env: &RestoreEnvironment<'_>,
+    options: &RecoverOptions,
+    marker: &Marker,
+) -> Result<Option<Recovery>, Failure> {
+    let mut run = take_up(env, options, marker).await?;
+    let phase = marker.phase;
+    let outcome = match phase {
+        Phase::Staging => {
+            drop_staging(env, &mut run).await?;
+            "discarded"
+        }
+        // No way back from there.
+        Phase::Settling => {
+            finish(env, &mut run).await?;
+            "finished"
+        }
+        _ if options.roll_back || phase == Phase::RollingBack => {
+            roll_back(env, &mut run).await?;
+            "rolled-back"
+        }
+        Phase::Settled => return Ok(None),
+        _ => {
+            engage(env, &mut run).await?;
+            finish(env, &mut run).await?;
+            "finished"
+        }
+    };
+    let Run { saved, report, .. } = run;
+    Ok(Some(Recovery { restore: saved.restore, set: marker.set.clone(), outcome, report }))
+}
+
+/// The restore as its marker and its saved request have it.
+async fn take_up(
+    env: &RestoreEnvironment<'_>,
+    options: &RecoverOptions,
+    marker: &Marker,
+) -> Result<Run, Failure> {
+    let (state, paths, restore) = (env.paths.state.clone(), env.paths.clone(), marker.restore);
+    let loaded = blocking(move || {
+        let registry =
+            Registry::open(&state).map_err(|problem| RestoreError { problem, state: LiveState::Blocked })?;
+        Ok((Placement::load(&registry, restore)?, SavedRequest::load(&paths, restore)))
+    })
+    .await;
+    let (placement, saved) = loaded.map_err(|error: RestoreError| {
+        fault::placement(
+            &marker.writer,
+            format!("the restore of `{}` cannot be taken up", marker.writer),
+            error,
+        )
+    })?;
+    let saved = match saved {
+        Ok(saved) if saved.restore == restore => saved,
+        // Going back, and clearing away, takes the marker alone.
+        Ok(_) | Err(_) if options.roll_back || !needs_request(marker.phase) => stand_in(env, marker),
+        Ok(_) => return Err(no_request(marker, None)),
+        Err(error) => return Err(no_request(marker, Some(error))),
+    };
+    let mut run = Run::new(marker.writer.clone(), saved, placement, false);
+    run.assume_stopped |=
+        options.assume_stopped || marker.confirmations.iter().any(|word| word == "assume-stopped");
+    Ok(run)
+}
+
+const fn needs_request(phase: Phase) -> bool {
+    match phase {
+        Phase::Registered | Phase::Blocked | Phase::Recovered | Phase::Publishing | Phase::Published => true,
+        Phase::Staging | Phase::Settled | Phase::Settling | Phase::RollingBack => false,
+    }
+}
+
+fn no_request(marker: &Marker, error: Option<RequestError>) -> Failure {
+    let what = format!(
+        "the restore of `{}` cannot be gone on with: its saved request is missing or damaged",
+        marker.writer
+    );
+    let state = fault::state(&marker.writer, LiveState::of(marker.phase));
+    let help = format!("`holdfast recover --writer {} --roll-back` puts the old data back", marker.writer);
+    Failure { cause: error.map(Into::into), state, ..Failure::refused(Exit::Failed, what) }.help(help)
+}
+
+/// What a rollback needs of a request: which signs of life to look for.
+fn stand_in(env: &RestoreEnvironment<'_>, marker: &Marker) -> SavedRequest {
+    let files = marker.units.iter().map(|unit| unit.live.clone()).collect();
+    let common = env.writer(&marker.writer).map(|writer| &writer.entry.common);
+    let request = RestoreRequest {
+        set: marker.set.parse().unwrap_or_default(),
+        metadata: nothing(&marker.writer),
+        components: Vec::new(),
+        in_place: false,
+    };
+    SavedRequest::new(marker.restore, request, Signs::new(common, files))
+}
+
+/// The description of a writer of which nothing is asked.
+fn nothing(id: &str) -> WriterMetadata {
+    use holdfast_writer_api::{
+        BackupTypes, Capabilities, DataSource, FreezeLevel, METADATA_SCHEMA, RestoreMethod, RestorePolicy,
+        RestoreRank, Usage,
+    };
+    WriterMetadata {
+        schema: METADATA_SCHEMA.into(),
+        writer_type: String::new(),
+        id: id.to_owned(),
+        name: String::new(),
+        version: String::new(),
+        usage: Usage::Other,
+        source: DataSource::Other,
+        restore: RestorePolicy {
+            method: RestoreMethod::Custom,
+            rank: RestoreRank::Applications,
+            service: None,
+        },
+        freeze_level: FreezeLevel::FrontEnd,
+        freeze_budget_ms: None,
+        busy_timeout_ms: None,
+        backup_types: BackupTypes::default(),
+        capabilities: Capabilities::default(),
+        components: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+async fn drop_staging(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
+    let writer = run.writer.clone();
+    run.on_disk(env, |placement, steps| placement.resume(steps).map(|_| ())).await.map_err(|error| {
+        fault::placement(&writer, format!("the staging of `{writer}` cannot be removed"), error)
+    })?;
+    SavedRequest::remove(env.paths, run.saved.restore);
+    Ok(())
+}
+
+async fn roll_back(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
+    let writer = run.writer.clone();
+    let answer = run.ask().await;
+    if !answer.may_move {
+        let what = format!("the application of `{writer}` is not down: {}", answer.result);
+        let state = fault::state(&writer, LiveState::of(run.phase()));
+        return Err(Failure { state, ..Failure::refused(Exit::Refused, what) }
+            .help("stop it; if you know that it is down, say so with --assume-stopped"));
+    }
+    if run.saved.with_writer
+        && let Some(configured) = env.writer(&writer)
+    {
+        // The application's own registration, if it has one, goes too; the old data come back with or without it.
+        let undone = async {
+            let mut participant = configured.writer.begin_restore(run.saved.request.clone()).await?;
+            participant.unregister().await
+        };
+        if let Err(error) = guarded(&writer, "unregister the restore", undone).await {
+            run.report
+                .warnings
+                .push(format!("`{writer}` could not unregister the restore: {}", chain(&error)));
+        }
+    }
+    run.on_disk(env, |placement, steps| placement.rollback(Undo::EvenPublished, steps)).await.map_err(
+        |error| fault::placement(&writer, format!("the old data of `{writer}` cannot be put back"), error),
+    )?;
+    SavedRequest::remove(env.paths, run.saved.restore);
+    Ok(())
+}
+
+/// Calls the writer back in, where one took part.
+async fn engage(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
+    if !run.saved.with_writer {
+        return Ok(());
+    }
+    let writer = run.writer.clone();
+    let state = fault::state(&writer, LiveState::of(run.phase()));
+    let Some(configured) = env.writer(&writer) else {
+        if !run.phase().gates_start() {
+            run.report
+                .warnings
+                .push(format!("`{writer}` is not configured any more: its own last steps were left out"));
+            return Ok(());
+        }
+        let what = format!(
+            "the restore of `{writer}` cannot be finished: there is no such writer in the configuration any more"
+        );
+        let help = format!(
+            "put its [[writer]] back, or give the restore up with `holdfast recover --writer {writer} --roll-back`"
+        );
+        return Err(Failure { state, ..Failure::refused(Exit::Failed, what) }.help(help));
+    };
+    let begun =
+        guarded(&writer, "begin the restore", configured.writer.begin_restore(run.saved.request.clone()))
+            .await;
+    run.participant = Some(begun.map_err(|error| {
+        Failure::new(Exit::Failed, format!("`{writer}` cannot go on with its restore"), error, state)
+            .help(fault::go_on(&writer))
+    })?);
+    Ok(())
+}
