@@ -8,7 +8,7 @@ use holdfast::config::{self, Config, check_trusted};
 use holdfast::failure::{Exit, Failure, NOTHING_CHANGED};
 use holdfast::paths::Paths;
 use holdfast::provider::Providers;
-use holdfast::repository::{Options, Password, S3Options, Repository, RepositoryError, StoredSet};
+use holdfast::repository::{Options, Password, Repository, RepositoryError, S3Options, StoredSet};
 use holdfast::writers::{self, ConfiguredWriter};
 use holdfast_writer_api::Registry;
 

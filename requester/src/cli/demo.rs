@@ -18,7 +18,8 @@ pub async fn run(context: &Context, args: DemoArgs) -> Result<Exit, Failure> {
         Some(dir) => dir,
         None => {
             let made = tempfile::Builder::new().prefix("holdfast-demo-").tempdir();
-            made.map_err(|error| Failure::new(Exit::Failed, "no scratch folder", error, "nothing was begun"))?.keep()
+            made.map_err(|error| Failure::new(Exit::Failed, "no scratch folder", error, "nothing was begun"))?
+                .keep()
         }
     };
     let launcher = Launcher::holdfast(&own_program()?);
@@ -40,7 +41,8 @@ pub async fn run(context: &Context, args: DemoArgs) -> Result<Exit, Failure> {
 
 /// One of the demonstration's applications, until it is killed.
 pub fn app(name: &str, dir: &Path) -> Result<Exit, Failure> {
-    let failed = |error| Failure::new(Exit::Failed, format!("application `{name}` ended"), error, "its writes stand");
+    let failed =
+        |error| Failure::new(Exit::Failed, format!("application `{name}` ended"), error, "its writes stand");
     demo::app::run(name, dir).map(|()| Exit::Ok).map_err(failed)
 }
 
@@ -92,11 +94,8 @@ impl Engine for CommandEngine {
         let context = self.context(places);
         let made = backup::make(&context, args).await?;
         let holds = made.holds.into_iter().filter_map(|(id, times)| {
-            let hold = Hold {
-                called_ns: times.called?,
-                taken_ns: times.taken?,
-                released_ns: times.released?,
-            };
+            let hold =
+                Hold { called_ns: times.called?, taken_ns: times.taken?, released_ns: times.released? };
             Some((id, hold))
         });
         Ok(facts(&made.set, holds.collect()))

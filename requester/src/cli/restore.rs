@@ -95,9 +95,8 @@ async fn options(set: StoredSet, args: RestoreArgs) -> Result<RestoreOptions, Fa
     }
     let to = args.to.map(std::path::absolute).transpose();
     let to = to.map_err(|e| Failure::new(Exit::Usage, "--to cannot be used", e, NOTHING_CHANGED))?;
-    let target = TargetMap::new(to.as_deref(), args.map).map_err(|error| {
-        Failure::new(Exit::Usage, "--to or --map cannot be used", error, NOTHING_CHANGED)
-    })?;
+    let target = TargetMap::new(to.as_deref(), args.map)
+        .map_err(|error| Failure::new(Exit::Usage, "--to or --map cannot be used", error, NOTHING_CHANGED))?;
     Ok(RestoreOptions {
         set,
         writers,
@@ -201,7 +200,7 @@ pub async fn recover(
     let options = RecoverOptions { writer: writer.map(str::to_owned), roll_back, assume_stopped };
     let report = engine::recover(&environment, &options).await?;
     for recovery in &report.restores {
-        context.output.line(format!("{}: {}", recovery.writer, recovery.outcome));
+        context.output.line(format!("{}: {}", recovery.report.writer, recovery.outcome));
     }
     if report.restores.is_empty() {
         context.output.line("no restore is registered: nothing to recover");
@@ -225,12 +224,14 @@ pub async fn verify(
     let environment = environment(context, &writers, &note, &at, Some(progress.callback()));
     let report = engine::verify(&environment, &repository, &stored, quick).await?;
     drop(progress);
-    for component in &report.components {
-        let mark = if component.ok { "ok " } else { "BAD" };
-        context.output.line(format!("{mark} {}/{}", component.writer, component.component));
-        for finding in &component.findings {
-            context.output.line(format!("      {}: {}", finding.check, finding.result));
-        }
+    let show = |check: &engine::Check| {
+        let mark = if check.ok { "ok " } else { "BAD" };
+        context.output.line(format!("  {mark} {}: {}", check.what, check.result));
+    };
+    report.checks.iter().for_each(show);
+    for writer in &report.writers {
+        context.output.line(format!("{}: {}", writer.writer, writer.components.join(", ")));
+        writer.checks.iter().for_each(show);
     }
     if let Some(failure) = report.failure() {
         return Err(failure);
