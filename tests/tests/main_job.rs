@@ -3,17 +3,23 @@
 
 #[path = "main_job/authority.rs"]
 mod authority;
+#[path = "main_job/gate.rs"]
+mod gate;
+#[path = "main_job/interop.rs"]
+mod interop;
 #[path = "main_job/proof.rs"]
 mod proof;
 #[path = "main_job/run.rs"]
 mod run;
+#[path = "main_job/secrets.rs"]
+mod secrets;
 
 use authority::{Product, Settings, Site};
 use holdfast_tests::{
     FixtureError, Journal,
     require::{require_root_or_skip, require_tool, require_venv},
 };
-use run::{Ground, Made, World, back_up_under_load, below, check_document, destroy};
+use run::{Ground, World, back_up_under_load, below, check_document, destroy};
 
 type Tested = Result<(), FixtureError>;
 
@@ -57,10 +63,10 @@ fn main_job(product: Product, ground: Ground, journal: Journal, places: &[Place]
     let load = authority.issue_loop("load")?;
     let document = back_up_under_load(&world, [&load], &[])?;
     check_document(&document, &[ground], &[("ca", &site)]);
-    let set = document["set"].as_str().expect("a set").to_owned();
+    let set = document["set"].as_str().expect("a set");
     // The server dies first, as in a disaster: in the middle of whatever it was asked.
     drop(authority);
-    let made = Made { hold: world.hold(&set, "ca")?, acks: load.kill(), set, document };
+    let (hold, acks) = (world.hold(set, "ca")?, load.kill());
     destroy(&site);
 
     for place in places {
@@ -71,7 +77,7 @@ fn main_job(product: Product, ground: Ground, journal: Journal, places: &[Place]
             }
             Place::Fresh => (below(&site, &world.restore_to("fresh")?), false),
         };
-        proof::check_restored(&restored, original, &made.hold, &made.acks)?;
+        proof::check_restored(&restored, original, &hold, &acks)?;
     }
     Ok(())
 }
@@ -136,4 +142,44 @@ fn django_ca_with_a_wal_survives_its_destruction_on_ext4() -> Tested {
 #[test]
 fn django_ca_with_a_rollback_journal_survives_its_destruction_on_btrfs() -> Tested {
     main_job(Product::DjangoCa, Ground::Btrfs, Journal::Delete, &[Place::Original])
+}
+
+/// Goal: a set of several applications shows one instant, though they lie on volumes of different kinds.
+/// Method: the holds of both overlap, and each CA alone is brought back as the main job promises.
+#[test]
+fn cfssl_and_django_ca_in_one_set_share_one_instant() -> Tested {
+    let (Some(()), Some(())) = (ready(Product::Cfssl), ready(Product::DjangoCa)) else { return Ok(()) };
+    let (_xfs, of_cfssl) = Ground::Xfs.make()?;
+    let (_btrfs, of_django) = Ground::Btrfs.make()?;
+    let mut world = World::new()?;
+    let aside = world.aside().to_owned();
+    let make = |product, folder: &std::path::Path, name: &str, owner| {
+        Site::create(product, &folder.join(name), Journal::Wal, owner, &aside)
+    };
+    let (cfssl, mut cfssl_live) = make(Product::Cfssl, &of_cfssl, "cfssl", SERVICE)?;
+    let (django, mut django_live) = make(Product::DjangoCa, &of_django, "django", 0)?;
+    let sites = [("cfssl", &cfssl), ("django", &django)];
+    for (id, site) in sites {
+        world.holdfast.config().append(&site.writer(id, Settings::Discovered));
+    }
+    let loads = [cfssl_live.issue_loop("one")?, django_live.issue_loop("two")?];
+    let document = back_up_under_load(&world, &loads, &[])?;
+    check_document(&document, &[Ground::Xfs, Ground::Btrfs], &sites);
+    let set = document["set"].as_str().expect("a set");
+    drop((cfssl_live, django_live));
+    let acks = loads.map(holdfast_tests::load::Load::kill);
+    let holds = [world.hold(set, "cfssl")?, world.hold(set, "django")?];
+    let last_taken = holds.iter().map(|hold| hold.taken_ns).max();
+    let first_thaw = holds.iter().map(|hold| hold.thaw_ns).min();
+    assert!(last_taken < first_thaw, "there was an instant at which both were held: {holds:?}");
+    let skew = document["skew_ms"].as_f64().expect("a skew");
+    let window = document["window_ms"].as_f64().expect("a window");
+    assert!(skew < window, "skew {skew} ms in a window of {window} ms");
+
+    sites.iter().for_each(|(_, site)| destroy(site));
+    world.restore([])?;
+    for (n, (_, site)) in sites.iter().enumerate() {
+        proof::check_restored(site, true, &holds[n], &acks[n])?;
+    }
+    Ok(())
 }

@@ -45,7 +45,6 @@ pub enum Settings {
 #[derive(Debug, Clone)]
 pub struct Site {
     pub product: Product,
-    pub journal: Journal,
     pub dir: PathBuf,
     /// django-ca's name of its CA; empty for cfssl.
     pub serial: String,
@@ -94,7 +93,6 @@ impl Site {
         fs::create_dir(dir.join("crl")).expect("make the CRL's folder");
         let mut site = Self {
             product,
-            journal,
             serial: String::new(),
             ca,
             owners: BTreeMap::new(),
@@ -105,17 +103,11 @@ impl Site {
         match &authority {
             Authority::Cfssl(cfssl) => {
                 fs::copy(cfssl.certificate(), &site.ca).expect("keep the CA's certificate");
-                let crl = run(
-                    command("cfssl").arg("crl").args([
-                        "-db-config".as_ref(),
-                        site.dir.join("db.json").as_os_str(),
-                        "-ca".as_ref(),
-                        cfssl.certificate().as_os_str(),
-                        "-ca-key".as_ref(),
-                        cfssl.key().as_os_str(),
-                    ]),
-                    Duration::from_secs(30),
-                )?;
+                // Serials to revoke: one that was never issued.
+                let serials = aside.join("serials");
+                fs::write(&serials, "1234\n").expect("write the serials");
+                let gencrl = [&serials, &cfssl.certificate(), &cfssl.key()];
+                let crl = run(command("cfssl").arg("gencrl").args(gencrl), Duration::from_secs(30))?;
                 fs::write(site.dir.join("crl/ca.crl.b64"), crl.stdout).expect("write the CRL");
                 site.add_key(&cfssl.key())?;
             }
@@ -124,8 +116,7 @@ impl Site {
                 fs::write(&site.ca, django.certificate()?).expect("keep the CA's certificate");
                 fs::copy(&site.ca, site.dir.join("ca.pem")).expect("the CA's certificate");
                 let crl = django.dump_crl()?;
-                site.crl_number =
-                    holdfast_tests::openssl::crl(&site.ca, &crl)?.number.expect("a CRL number");
+                site.crl_number = holdfast_tests::openssl::crl(&site.ca, &crl)?.number.expect("a CRL number");
                 fs::write(site.dir.join("crl/ca.crl.pem"), crl).expect("write the CRL");
                 site.add_key(&django.key())?;
                 let settings = fs::read_to_string(django.settings()).expect("settings.py");
@@ -248,17 +239,24 @@ impl Site {
     }
 
     fn add_key(&mut self, file: &Path) -> Result<(), FixtureError> {
-        let pem = fs::read_to_string(file).expect("the key");
+        let content = fs::read(file).expect("the key");
         let name = file.file_name().expect("a name").to_string_lossy().into_owned();
         let mut add = |what: &str, bytes: Vec<u8>| {
             self.secrets.push(Secret { file: file.to_owned(), what: format!("{what} of {name}"), bytes });
         };
-        for line in pem.lines().filter(|line| !line.starts_with("-----") && line.len() >= 20) {
-            add("a line", line.as_bytes().to_vec());
-        }
         let openssl = |arguments: &[&str]| {
             run(command("openssl").args(["pkey", "-in"]).arg(file).args(arguments), Duration::from_secs(30))
         };
+        // cfssl keeps PEM, django-ca DER: both are searched for, whichever it is.
+        let as_pem = openssl(&[])?.text();
+        let of_file = String::from_utf8(content.clone()).unwrap_or_else(|_| {
+            add("the file", content);
+            String::new()
+        });
+        let lines = as_pem.lines().chain(of_file.lines());
+        for line in lines.filter(|line| !line.starts_with("-----") && line.len() >= 20) {
+            add("a line", line.as_bytes().to_vec());
+        }
         add("the DER", openssl(&["-outform", "DER"])?.stdout);
         // The secret number itself, however it may be wrapped.
         let shown = openssl(&["-noout", "-text"])?.text();

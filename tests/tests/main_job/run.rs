@@ -90,7 +90,8 @@ impl World {
     /// `holdfast restore latest …` with the recovery identity and the word that the application is down: this test
     /// has killed it, but a machine may hide processes even from root.
     pub fn restore_arguments<'a>(&self, more: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-        let mut arguments: Vec<String> = ["--json", "restore", "latest", "--assume-stopped"].map(str::to_owned).into();
+        let mut arguments: Vec<String> =
+            ["--json", "restore", "latest", "--assume-stopped"].map(str::to_owned).into();
         arguments.extend(["--identity".to_owned(), text(&self.identity)]);
         arguments.extend(["--identity-passphrase-file".to_owned(), text(&self.passphrase)]);
         arguments.extend(more.into_iter().map(str::to_owned));
@@ -158,14 +159,6 @@ pub struct Hold {
     pub released_ns: u64,
 }
 
-/// A backup, the hold in it, and everything the CA had acknowledged until it died.
-pub struct Made {
-    pub set: String,
-    pub document: Value,
-    pub hold: Hold,
-    pub acks: Vec<Ack>,
-}
-
 /// Backs up while all `loads` go on before and after it, and checks that they do.
 pub fn back_up_under_load<'a>(
     world: &World,
@@ -212,14 +205,16 @@ pub fn check_document(document: &Value, grounds: &[Ground], sites: &[(&str, &Sit
             assert_eq!(component["level"], level, "{component:#}");
             assert_eq!(component["bytes"].as_u64() > Some(0), !keys, "{component:#}");
         }
-        let names: Vec<_> = of_writer.iter().filter_map(|component| component["component"].as_str()).collect();
+        let names: Vec<_> =
+            of_writer.iter().filter_map(|component| component["component"].as_str()).collect();
         for name in ["database", "keys", "configuration", "dynamic-files"] {
             assert!(names.contains(&name), "`{name}` is missing in {names:?}");
         }
         let keys = &document["keys"][id];
         assert_eq!(keys["state"], "sealed", "{keys:#}");
         let sealed = keys["keys"].as_array().expect("keys");
-        let mut paths: Vec<_> = sealed.iter().filter_map(|key| key["path"].as_str()).map(PathBuf::from).collect();
+        let mut paths: Vec<_> =
+            sealed.iter().filter_map(|key| key["path"].as_str()).map(PathBuf::from).collect();
         paths.sort();
         assert_eq!(paths, site.key_files());
         let proved = |key: &&Value| !key["path"].as_str().is_some_and(|path| path.ends_with("settings.py"));
