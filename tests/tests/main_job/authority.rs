@@ -56,6 +56,8 @@ pub struct Site {
     pub secrets: Vec<Secret>,
     /// The number of the last CRL before the backup; django-ca only.
     pub crl_number: u64,
+    /// Certificates that were there from the start: django-ca makes one for its OCSP responder.
+    pub own: BTreeMap<String, String>,
 }
 
 /// Bytes that must never lie in a set unsealed.
@@ -98,6 +100,7 @@ impl Site {
             owners: BTreeMap::new(),
             secrets: Vec::new(),
             crl_number: 0,
+            own: BTreeMap::new(),
             dir,
         };
         match &authority {
@@ -119,6 +122,10 @@ impl Site {
                 site.crl_number = holdfast_tests::openssl::crl(&site.ca, &crl)?.number.expect("a CRL number");
                 fs::write(site.dir.join("crl/ca.crl.pem"), crl).expect("write the CRL");
                 site.add_key(&django.key())?;
+                // Beside it the OCSP responder's, under the same name.
+                let ocsp = site.dir.join("keys/ocsp").join(django.key().file_name().expect("a name"));
+                site.add_key(&ocsp)?;
+                site.own = site.certificates();
                 let settings = fs::read_to_string(django.settings()).expect("settings.py");
                 let secret = settings.lines().find_map(|line| line.strip_prefix("SECRET_KEY = \""));
                 let secret = secret.expect("a SECRET_KEY").trim_end_matches('"').as_bytes().to_vec();
@@ -187,11 +194,18 @@ impl Site {
             ],
             (Settings::Plain, Product::DjangoCa) => {
                 let key = path(&format!("keys/ca/{}.key", self.serial));
+                let ocsp = path(&format!("keys/ocsp/{}.key", self.serial));
                 let settings = path("project/settings.py");
                 vec![
                     ("database", path("db.sqlite3")),
                     ("certificate", path("ca.pem")),
-                    ("private-keys", format!("[{key}, {{ path = {settings}, opaque = true }}]")),
+                    (
+                        "private-keys",
+                        // The OCSP responder's certificate lies in the database only.
+                        format!(
+                            "[{key}, {{ path = {ocsp}, opaque = true }}, {{ path = {settings}, opaque = true }}]"
+                        ),
+                    ),
                     ("configuration", format!("[{}, {}]", path("manage.py"), path("project"))),
                 ]
             }

@@ -138,7 +138,8 @@ fn a_restore_killed_at_any_point_is_finished_by_recover() -> Tested {
             // Then it is all old or all new: never a database that is neither.
             let found = it.site.certificates();
             match point {
-                "staged" => assert_eq!(Some(found), old, "nothing had been changed yet"),
+                // Registered, but nothing was moved yet: whoever goes round the gate finds the old CA whole.
+                "staged" | "registered" => assert_eq!(Some(found), old, "nothing had been moved yet"),
                 "published" => super::run::check_cut(&it.site, &it.hold, &it.acks),
                 other => panic!("served after its restore was killed at `{other}`"),
             }
