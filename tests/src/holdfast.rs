@@ -171,6 +171,14 @@ impl Holdfast {
         self.run_within(LIMIT, arguments)
     }
 
+    /// Runs a [`command`](Self::command) of one's own to its end.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_command(mut command: Command) -> Result<Run, FixtureError> {
+        Run::of(&mut command, LIMIT)
+    }
+
     /// Like [`run`](Self::run), with a deadline of one's own.
     ///
     /// # Errors
@@ -180,14 +188,7 @@ impl Holdfast {
         limit: Duration,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Result<Run, FixtureError> {
-        let output = capture(&mut self.command(arguments)?, limit)?;
-        Ok(Run {
-            code: output.status.code(),
-            signal: output.status.signal(),
-            stdout: output.text(),
-            stderr: output.stderr,
-            took: output.took,
-        })
+        Run::of(&mut self.command(arguments)?, limit)
     }
 
     /// Runs it with `--json` before the arguments; it must exit 0 and print one document.
@@ -207,8 +208,15 @@ impl Holdfast {
         &self,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Result<Running, FixtureError> {
-        let mut child = self
-            .command(arguments)?
+        Self::spawn_command(self.command(arguments)?)
+    }
+
+    /// Starts a [`command`](Self::command) of one's own beside the test.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub fn spawn_command(mut command: Command) -> Result<Running, FixtureError> {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
@@ -235,6 +243,17 @@ pub struct Run {
 }
 
 impl Run {
+    fn of(command: &mut Command, limit: Duration) -> Result<Self, FixtureError> {
+        let output = capture(command, limit)?;
+        Ok(Self {
+            code: output.status.code(),
+            signal: output.status.signal(),
+            stdout: output.text(),
+            stderr: output.stderr,
+            took: output.took,
+        })
+    }
+
     /// The run itself if it exited 0.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ pub mod http;
 pub mod load;
 pub mod moto;
 pub mod openssl;
+pub mod paused;
 pub mod process;
 pub mod require;
 pub mod restic;

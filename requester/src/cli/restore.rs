@@ -69,7 +69,9 @@ pub async fn make(context: &Context, command: RestoreCommand) -> Result<Option<R
     let files = units().map(|unit| unit.entries).sum();
     let bytes = units().map(|unit| unit.bytes).sum();
     let keys = plan.writers.iter().map(|writer| writer.keys.len() as u64).sum();
-    let report = interruptible(engine::execute(&environment, plan), context).await?;
+    let interrupted =
+        "what was registered stays blocked: `holdfast recover` finishes it, or `--roll-back` gives it up";
+    let report = interruptible(engine::execute(&environment, plan), context, interrupted).await?;
     Ok(Some(Restored { report, files, bytes, keys }))
 }
 

@@ -27,13 +27,14 @@ use super::member::{HoldTimes, Member};
 use super::plan::{self, CutPlan, Wanted};
 use super::record;
 use super::shadows::{Cut, Shadows};
+use super::storing::{self, StoreError};
 use crate::config::Config;
 use crate::failure::{Exit, Failure, NOTHING_CHANGED, writer_exit};
 use crate::paths::Paths;
 use std::sync::Arc;
 
 use crate::provider::{Provider, Providers};
-use crate::repository::{Document, ProgressFn, Repository, SetIdentity};
+use crate::repository::{Document, LockKind, ProgressFn, Repository, SetIdentity};
 use crate::volume::VolumeMap;
 use crate::writers::ConfiguredWriter;
 
@@ -99,6 +100,11 @@ pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Ma
     for leftover in leftovers::clean(env.paths, env.providers, Some(&env.repository)).await {
         (env.note)(&format!("left by a dead session: {leftover}"));
     }
+    let repository = env.repository.clone();
+    let locked = tokio::task::spawn_blocking(move || repository.lock(LockKind::Shared)).await;
+    // Held to the end: nobody may prune between what is stored and the set that names it.
+    let _shared = locked
+        .map_err(|panic| Failure::new(Exit::Failed, "no session was begun", panic, NOTHING_CHANGED))??;
     let mut left_out: BTreeMap<String, String> = BTreeMap::new();
     loop {
         let set = Uuid::now_v7();
@@ -489,7 +495,9 @@ impl<'s> Session<'s> {
             AbortCause::Writer(WriterError::TimedOut { .. } | WriterError::Busy { .. })
             | AbortCause::Late(_) => "try when it is quieter, or raise --freeze-budget",
             AbortCause::Writer(_) => "`holdfast list writers` shows the state of each",
-            AbortCause::Commit(_) => "`holdfast list providers` shows which provider can cut which volume",
+            AbortCause::Commit(_) => {
+                "try when it is quieter, or raise --freeze-budget; `holdfast list providers` shows what else can cut"
+            }
         };
         let failure = Failure::new(Exit::FreezeAborted, what, aborted, state).help(help);
         Attempt { failure, writer }
@@ -575,29 +583,30 @@ impl<'s> Session<'s> {
             label: String::new(),
         };
         let documents = documents(&set, members, sealed, &self.log);
-        let (repository, progress) = (self.env.repository.clone(), self.env.progress.clone());
-        let entries = contents.into_entries();
-        let stored = tokio::task::spawn_blocking(move || {
-            let partial = repository.archive(&identity, entries, progress)?;
-            let stored = repository.commit(&identity, &[partial], documents)?;
-            // The set exists once it has been read again, as whoever restores it will.
-            let again = repository.set(identity.set)?;
-            let bytes = repository.read_document(&again, record::SET_DOCUMENT.as_ref(), 64 << 20)?;
-            Ok::<_, crate::repository::RepositoryError>((stored, bytes))
-        })
-        .await
-        .map_err(|panic| Failure::new(Exit::Failed, "the set could not be stored", panic, no_set))?;
-        let (stored, bytes) = stored.map_err(|error| {
-            let exit = crate::failure::repository_exit(&error);
-            Failure::new(exit, "the set could not be stored", error, no_set)
+        let order = storing::Order {
+            identity,
+            entries: contents.into_entries(),
+            documents,
+            proof: (record::SET_DOCUMENT, holdfast_writer_api::schema::to_bytes(&set)),
+            progress: self.env.progress.clone(),
+        };
+        let stored = storing::store(self.env.repository.clone(), order).await.map_err(|error| {
+            let exit = error.exit();
+            match error {
+                // One layer less for a person to read.
+                StoreError::Repository(error) => {
+                    Failure::new(exit, "the set could not be stored", error, no_set)
+                }
+                StoreError::NotTakenBack { .. } => {
+                    let state = "all writers are thawed; A SET WAS MADE THAT CANNOT BE TRUSTED";
+                    Failure::new(exit, "the stored set does not read back", error, state)
+                        .help("remove it with `holdfast forget`, then run `holdfast verify` on the others")
+                }
+                StoreError::NotReadBack { .. } | StoreError::GivenUp | StoreError::Panicked => {
+                    Failure::new(exit, "the set could not be stored", error, no_set)
+                }
+            }
         })?;
-        let again = BackupSet::parse(&bytes).map_err(|error| {
-            Failure::new(Exit::Failed, "the stored set does not read back", error, no_set)
-        })?;
-        if again != set {
-            let cause = "the document that was read is not the one that was written";
-            return Err(Failure::new(Exit::Failed, "the stored set does not read back", cause, no_set).into());
-        }
         let files = set.writers.iter().flat_map(|w| &w.components).map(|c| c.files).sum();
         self.log.record(What::SetStored { set: self.set, bytes: set.bytes(), files });
         self.phase("stored");

@@ -14,6 +14,7 @@ pub mod member;
 mod plan;
 pub mod record;
 mod shadows;
+mod storing;
 
 pub use backup::{BackupOptions, Environment, Made, backup};
 pub use contents::stored_path;
