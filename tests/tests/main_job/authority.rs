@@ -122,9 +122,10 @@ impl Site {
                 site.crl_number = holdfast_tests::openssl::crl(&site.ca, &crl)?.number.expect("a CRL number");
                 fs::write(site.dir.join("crl/ca.crl.pem"), crl).expect("write the CRL");
                 site.add_key(&django.key())?;
-                // Beside it the OCSP responder's, under the same name.
+                // Beside it the OCSP responder's, under the same name; encrypted with a passphrase of its own.
                 let ocsp = site.dir.join("keys/ocsp").join(django.key().file_name().expect("a name"));
-                site.add_key(&ocsp)?;
+                let (bytes, what) = (fs::read(&ocsp).expect("the OCSP key"), "the OCSP key".to_owned());
+                site.secrets.push(Secret { file: ocsp, what, bytes });
                 site.own = site.certificates();
                 let settings = fs::read_to_string(django.settings()).expect("settings.py");
                 let secret = settings.lines().find_map(|line| line.strip_prefix("SECRET_KEY = \""));
