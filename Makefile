@@ -29,12 +29,12 @@ test: ## install what is missing, then run all tests (as root: those with real v
 soak: ## the long fault runs (tests marked #[ignore]), in release mode
 	@scripts/deps test
 	$(CARGO) build --release $(ALL) --bins
-	HOLDFAST_BIN="$(TARGET)/release/holdfast" $(CARGO) test --release $(ALL) -- --ignored --test-threads=1 --nocapture
+	HOLDFAST_BIN="$(TARGET)/release/holdfast" $(CARGO) test --release -p holdfast-tests --all-features -- --ignored --test-threads=1 --nocapture
 
-bench: ## ratios against restic and bare ioctls; prints the table of docs/benchmarks.md
+bench: ## ratios against restic and bare ioctls, as root; prints and writes docs/benchmarks.md
 	@scripts/deps test
 	$(CARGO) build --release $(ALL) --bins
-	HOLDFAST_BIN="$(TARGET)/release/holdfast" $(CARGO) bench $(ALL)
+	HOLDFAST_BIN="$(TARGET)/release/holdfast" $(CARGO) bench $(ALL) --bench ratios -- --write "$(CURDIR)/docs/benchmarks.md"
 
 check: fmt clippy doc deny ## format, lints, documentation, licences and sources
 

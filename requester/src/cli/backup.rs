@@ -40,13 +40,15 @@ pub async fn make(context: &Context, args: BackupArgs) -> Result<Made, Failure> 
         progress: Some(progress.callback()),
         at: &|name| pause::at(&context.paths, name),
     };
-    interruptible(holdfast::session::backup(&environment, &options), context).await
+    let interrupted = "all writers are thawed; no set was made";
+    interruptible(holdfast::session::backup(&environment, &options), context, interrupted).await
 }
 
 /// Ctrl-C and SIGTERM give the session up: dropping it releases every hold, then what it made is removed.
 pub async fn interruptible<T>(
     work: impl Future<Output = Result<T, Failure>>,
     context: &Context,
+    state: &str,
 ) -> Result<T, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let failed = |error| Failure::new(Exit::Failed, "signals cannot be watched", error, "nothing was begun");
@@ -64,9 +66,7 @@ pub async fn interruptible<T>(
             context.output.note(what);
         }
     }
-    let state = "all writers are thawed; no set was made";
-    Err(Failure { state: state.into(), ..Failure::refused(Exit::Interrupted, "interrupted") }
-        .help("the next backup removes what may be left in the repository"))
+    Err(Failure { state: state.into(), ..Failure::refused(Exit::Interrupted, "interrupted") })
 }
 
 fn options(args: BackupArgs) -> Result<BackupOptions, Failure> {

@@ -96,3 +96,13 @@ fn start_log(verbose: u8) {
     let filter = EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_writers_are_linked() {
+        assert_eq!(Registry::linked().unwrap().names(), ["certificate-authority", "files", "sqlite"]);
+    }
+}

@@ -69,7 +69,9 @@ pub async fn make(context: &Context, command: RestoreCommand) -> Result<Option<R
     let files = units().map(|unit| unit.entries).sum();
     let bytes = units().map(|unit| unit.bytes).sum();
     let keys = plan.writers.iter().map(|writer| writer.keys.len() as u64).sum();
-    let report = interruptible(engine::execute(&environment, plan), context).await?;
+    let interrupted =
+        "what was registered stays blocked: `holdfast recover` finishes it, or `--roll-back` gives it up";
+    let report = interruptible(engine::execute(&environment, plan), context, interrupted).await?;
     Ok(Some(Restored { report, files, bytes, keys }))
 }
 
@@ -200,7 +202,7 @@ pub async fn recover(
     let options = RecoverOptions { writer: writer.map(str::to_owned), roll_back, assume_stopped };
     let report = engine::recover(&environment, &options).await?;
     for recovery in &report.restores {
-        context.output.line(format!("{}: {}", recovery.writer, recovery.outcome));
+        context.output.line(format!("{}: {}", recovery.report.writer, recovery.outcome));
     }
     if report.restores.is_empty() {
         context.output.line("no restore is registered: nothing to recover");
@@ -224,12 +226,14 @@ pub async fn verify(
     let environment = environment(context, &writers, &note, &at, Some(progress.callback()));
     let report = engine::verify(&environment, &repository, &stored, quick).await?;
     drop(progress);
-    for component in &report.components {
-        let mark = if component.ok { "ok " } else { "BAD" };
-        context.output.line(format!("{mark} {}/{}", component.writer, component.component));
-        for finding in &component.findings {
-            context.output.line(format!("      {}: {}", finding.check, finding.result));
-        }
+    let show = |check: &engine::Check| {
+        let mark = if check.ok { "ok " } else { "BAD" };
+        context.output.line(format!("  {mark} {}: {}", check.what, check.result));
+    };
+    report.checks.iter().for_each(show);
+    for writer in &report.writers {
+        context.output.line(format!("{}: {}", writer.writer, writer.components.join(", ")));
+        writer.checks.iter().for_each(show);
     }
     if let Some(failure) = report.failure() {
         return Err(failure);

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::budget::Limits;
 use super::error::{NotSupported, ProviderError};
-use super::mirror::{self, Source, Transfer};
+use super::mirror::{self, Source, Transfer, open_unless_gone};
 use super::record::ShadowRecord;
 use super::registry::ProviderDescriptor;
 use super::{Atomicity, PreparedShadow, Provider, ShadowArea, ShadowRequest};
@@ -123,7 +123,7 @@ impl Transfer for Copying {
             if sampled >= SAMPLE {
                 break;
             }
-            let (from, meta) = root.open_seen(&file.rel, &file.meta)?;
+            let Some((from, meta)) = open_unless_gone(root, file)? else { continue };
             let meta = Meta { size: meta.size.min(SAMPLE - sampled), ..meta };
             let source = Source { from: &from, meta: &meta, path: &file.path, to: &to, shadow: &path };
             self.transfer(&source, Limits::default())?;
@@ -131,6 +131,9 @@ impl Transfer for Copying {
         }
         // A disk takes some of it into its memory and then becomes slow; what it really takes counts.
         rustix::fs::fdatasync(&to).map_err(|e| ProviderError::io("flush", &path, e))?;
+        if sampled == 0 {
+            return Ok(Duration::ZERO);
+        }
         Ok(scale(begun.elapsed(), total, sampled))
     }
 

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::budget::Limits;
 use super::copy::scratch_file;
 use super::error::{NotSupported, ProviderError};
-use super::mirror::{self, Source, Transfer};
+use super::mirror::{self, Source, Transfer, open_unless_gone};
 use super::record::ShadowRecord;
 use super::registry::ProviderDescriptor;
 use super::{Atomicity, PreparedShadow, Provider, ShadowArea, ShadowRequest};
@@ -108,7 +108,7 @@ fn try_clone(files: &[FileSelection], folder: &Path) -> Result<(), ProviderError
         let root = Root::open(&selection.path)?;
         let found = resolve(&root, &selection)?;
         if let Some(file) = found.iter().find(|f| f.meta.kind == Kind::File && f.meta.size > 0) {
-            let (from, meta) = root.open_seen(&file.rel, &file.meta)?;
+            let Some((from, meta)) = open_unless_gone(&root, file)? else { continue };
             let source = Source { from: &from, meta: &meta, path: &file.path, to: &to, shadow: &path };
             return clone(&source);
         }
@@ -136,7 +136,7 @@ impl Transfer for Cloning {
         let one = |(root, file): &(&Root, &FoundFile)| -> Result<Duration, ProviderError> {
             let (to, path) = scratch_file(shadow)?;
             let begun = Instant::now();
-            let (from, meta) = root.open_seen(&file.rel, &file.meta)?;
+            let Some((from, meta)) = open_unless_gone(root, file)? else { return Ok(Duration::ZERO) };
             let source = Source { from: &from, meta: &meta, path: &file.path, to: &to, shadow: &path };
             self.transfer(&source, Limits::default())?;
             Ok(begun.elapsed())

@@ -441,7 +441,10 @@ fn a_marker_that_is_damaged_newer_or_anothers_is_a_named_error() {
         bench.registry.load(bench.restore).unwrap_err()
     };
     assert!(matches!(load("{"), Problem::MarkerUnreadable { .. }));
-    assert!(matches!(load(&good.replace("restore/1", "restore/2")), Problem::MarkerNewer { .. }));
+    assert!(matches!(
+        load(&good.replace("restore-marker/1", "restore-marker/2")),
+        Problem::MarkerNewer { .. }
+    ));
     assert!(matches!(load(&good.replace("/old/serial", "/../etc")), Problem::MarkerDamaged { .. }));
     assert!(matches!(load(&good.replace("\"site\": 1", "\"site\": 9")), Problem::MarkerDamaged { .. }));
     fs::write(&path, &good).unwrap();

@@ -34,7 +34,7 @@ use crate::paths::Paths;
 use std::sync::Arc;
 
 use crate::provider::{Provider, Providers};
-use crate::repository::{Document, ProgressFn, Repository, SetIdentity};
+use crate::repository::{Document, LockKind, ProgressFn, Repository, SetIdentity};
 use crate::volume::VolumeMap;
 use crate::writers::ConfiguredWriter;
 
@@ -100,6 +100,11 @@ pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Ma
     for leftover in leftovers::clean(env.paths, env.providers, Some(&env.repository)).await {
         (env.note)(&format!("left by a dead session: {leftover}"));
     }
+    let repository = env.repository.clone();
+    let locked = tokio::task::spawn_blocking(move || repository.lock(LockKind::Shared)).await;
+    // Held to the end: nobody may prune between what is stored and the set that names it.
+    let _shared = locked
+        .map_err(|panic| Failure::new(Exit::Failed, "no session was begun", panic, NOTHING_CHANGED))??;
     let mut left_out: BTreeMap<String, String> = BTreeMap::new();
     loop {
         let set = Uuid::now_v7();
@@ -490,7 +495,9 @@ impl<'s> Session<'s> {
             AbortCause::Writer(WriterError::TimedOut { .. } | WriterError::Busy { .. })
             | AbortCause::Late(_) => "try when it is quieter, or raise --freeze-budget",
             AbortCause::Writer(_) => "`holdfast list writers` shows the state of each",
-            AbortCause::Commit(_) => "`holdfast list providers` shows which provider can cut which volume",
+            AbortCause::Commit(_) => {
+                "try when it is quieter, or raise --freeze-budget; `holdfast list providers` shows what else can cut"
+            }
         };
         let failure = Failure::new(Exit::FreezeAborted, what, aborted, state).help(help);
         Attempt { failure, writer }

@@ -174,6 +174,17 @@ pub(super) fn prepare<T: Transfer + 'static>(
     Ok(Box::new(built))
 }
 
+/// Opens a file for a rehearsal. Nobody holds it yet: a journal that was listed a moment ago may be gone, or
+/// another one by now, and then there is nothing to rehearse with.
+pub(super) fn open_unless_gone(root: &Root, file: &FoundFile) -> Result<Option<(File, Meta)>, ProviderError> {
+    use crate::volume::VolumeError;
+    match root.open_seen(&file.rel, &file.meta) {
+        Ok(open) => Ok(Some(open)),
+        Err(VolumeError::Exchanged { .. } | VolumeError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn with_roots<'a>(
     parts: &'a [Part],
     lists: &'a [Vec<FoundFile>],

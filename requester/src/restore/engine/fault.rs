@@ -17,10 +17,12 @@ pub(super) fn refused(what: impl Into<String>, cause: impl Into<Box<dyn Error + 
 /// The repository failed while nothing live was touched.
 pub(super) fn repository(what: &str, error: RepositoryError) -> Failure {
     let exit = repository_exit(&error);
-    let help = match &error {
-        RepositoryError::NoSpace { .. } => Some("free some space there, or restore elsewhere with --to"),
-        RepositoryError::Damaged { .. } => Some("`restic check --read-data` shows how much is damaged"),
-        _ => None,
+    let help = if matches!(error, RepositoryError::NoSpace { .. }) {
+        Some("free some space there, or restore elsewhere with --to")
+    } else if matches!(error, RepositoryError::Damaged { .. }) {
+        Some("`restic check --read-data` shows how much is damaged")
+    } else {
+        None
     };
     let failure = Failure::new(exit, what, error, NOTHING_CHANGED);
     match help {
@@ -31,10 +33,12 @@ pub(super) fn repository(what: &str, error: RepositoryError) -> Failure {
 
 /// A writer refused while nothing live was touched: by the contract every error of its check is a refusal.
 pub(super) fn writer_refused(what: impl Into<String>, error: WriterError) -> Failure {
-    let exit = match &error {
-        WriterError::Key { .. } => Exit::Key,
-        WriterError::ChainBroken { .. } => Exit::ChainBroken,
-        _ => Exit::Refused,
+    let exit = if matches!(error, WriterError::Key { .. }) {
+        Exit::Key
+    } else if matches!(error, WriterError::ChainBroken { .. }) {
+        Exit::ChainBroken
+    } else {
+        Exit::Refused
     };
     Failure::new(exit, what, error, NOTHING_CHANGED)
 }

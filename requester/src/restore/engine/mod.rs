@@ -15,6 +15,7 @@
 //! **Invariant:** one function ([`finish`]) takes a restore from phase to phase, in a first run and after a crash.
 //! **Invariant:** what a restore needs after its registration lies beside its marker: no repository, no set, no identity.
 
+mod checks;
 mod choose;
 mod documents;
 mod down;
@@ -31,6 +32,9 @@ mod stage;
 mod stop;
 mod units;
 mod verify;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

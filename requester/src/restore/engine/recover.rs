@@ -158,7 +158,12 @@ async fn one(
             "rolled-back"
         }
         Phase::Settled => return Ok(None),
-        _ => {
+        Phase::Registered
+        | Phase::Blocked
+        | Phase::Recovered
+        | Phase::Publishing
+        | Phase::Published
+        | Phase::RollingBack => {
             engage(env, &mut run).await?;
             finish(env, &mut run).await?;
             "finished"

@@ -110,6 +110,19 @@ impl SavedRequest {
         schema::parse(&bytes, SCHEMA).map_err(|source| RequestError::Unusable { path: path.clone(), source })
     }
 
+    /// Removes requests whose markers are gone: a death between the two removals left them. Blocks.
+    pub fn sweep(paths: &Paths) {
+        let Ok(entries) = fs::read_dir(paths.restores()) else { return };
+        for entry in entries.filter_map(Result::ok) {
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".request.json"));
+            let Some(restore) = id.and_then(|id| Uuid::try_parse(id).ok()) else { continue };
+            if !paths.restores().join(format!("{restore}.json")).exists() {
+                Self::remove(paths, restore);
+            }
+        }
+    }
+
     /// Removes it; nothing there is fine.
     pub fn remove(paths: &Paths, restore: Uuid) {
         // Left behind it is a few kilobytes that nothing reads: its marker is gone.

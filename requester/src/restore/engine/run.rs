@@ -10,6 +10,7 @@ use super::fault::{self, blocking, chain, guarded};
 use super::finish::{Run, finish, stopped};
 use super::plan::{Prepared, PreparedWriter, RestorePlan};
 use super::report::{REPORT_SCHEMA, RestoreReport, WriterReport};
+use super::request::SavedRequest;
 use super::stage::{Staged, Staging};
 use super::stop::stop;
 use super::{RestoreEnvironment, documents};
@@ -68,9 +69,10 @@ fn after_stop(mut failure: Failure, report: &RestoreReport) -> Failure {
 
 /// Clears away what restores left that died before their registration: whoever has the lock knows they are dead.
 async fn sweep(env: &RestoreEnvironment<'_>) {
-    let state = env.paths.state.clone();
+    let paths = env.paths.clone();
     let swept = blocking(move || {
-        let Ok(registry) = Registry::open(&state) else { return Vec::new() };
+        SavedRequest::sweep(&paths);
+        let Ok(registry) = Registry::open(&paths.state) else { return Vec::new() };
         let markers = registry.list().unwrap_or_default().into_iter().filter_map(Result::ok);
         let dead = markers.filter(|marker| marker.phase == Phase::Staging);
         dead.map(|marker| {
@@ -132,7 +134,7 @@ async fn stage_and_check(
         for writer in &prepared.writers {
             match stage(env, prepared, writer).await? {
                 Outcome::Run(run) => runs.push(*run),
-                Outcome::Nothing(nothing) => report.writers.push(nothing),
+                Outcome::Nothing(nothing) => report.writers.push(*nothing),
             }
         }
         (env.at)("staged");
@@ -155,7 +157,7 @@ async fn stage_and_check(
 enum Outcome {
     Run(Box<Run>),
     /// Nothing had to be put in place.
-    Nothing(WriterReport),
+    Nothing(Box<WriterReport>),
 }
 
 async fn stage(
@@ -166,12 +168,12 @@ async fn stage(
     let keys: Vec<_> = writer.keys.iter().map(|key| (key.record.path.clone(), key.source)).collect();
     if writer.specs().is_empty() {
         let components = writer.request.components.iter().map(ToString::to_string).collect();
-        return Ok(Outcome::Nothing(WriterReport {
+        return Ok(Outcome::Nothing(Box::new(WriterReport {
             writer: writer.id.clone(),
             components,
             keys,
             ..WriterReport::default()
-        }));
+        })));
     }
     (env.note)(&format!("staging the data of `{}`", writer.id));
     let (paths, contents, options) = (env.paths.clone(), prepared.contents.clone(), prepared.options.clone());

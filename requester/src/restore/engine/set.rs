@@ -83,7 +83,9 @@ impl SetContents {
 
 /// Where the files of `writer` lie in a set.
 pub(super) fn stored_path(writer: &str, original: &Path) -> PathBuf {
-    Path::new("/data").join(writer).join(original.strip_prefix("/").unwrap_or(original))
+    let below = original.strip_prefix("/").unwrap_or(original);
+    // Joining an empty path would leave a slash at the end.
+    Path::new("/data").join(writer).join(below).components().collect()
 }
 
 /// Whether `path` is absolute without `.` and `..`.
@@ -99,12 +101,13 @@ fn is_name(id: &str) -> bool {
 
 fn document(reader: &SetReader, path: &str) -> Result<Vec<u8>, Failure> {
     let whole = Path::new(DOCUMENTS).join(path);
-    reader.read_file(&whole, MAX_DOCUMENT_BYTES as u64).map_err(|error| match error {
-        RepositoryError::NoSuchPath { .. } => {
-            let what = format!("the set lacks its document `{path}`");
-            Failure::new(Exit::Failed, what, error, NOTHING_CHANGED)
-                .help("it was not made by `holdfast backup`, or was cut off; `holdfast list backups` shows the others")
+    reader.read_file(&whole, MAX_DOCUMENT_BYTES as u64).map_err(|error| {
+        if !matches!(error, RepositoryError::NoSuchPath { .. }) {
+            return fault::repository("the set's documents cannot be read", error);
         }
-        error => fault::repository("the set's documents cannot be read", error),
+        let what = format!("the set lacks its document `{path}`");
+        Failure::new(Exit::Failed, what, error, NOTHING_CHANGED).help(
+            "it was not made by `holdfast backup`, or was cut off; `holdfast list backups` shows the others",
+        )
     })
 }

@@ -21,6 +21,7 @@ use crate::failure::{Exit, Failure, NOTHING_CHANGED};
 use crate::repository::{self, Repository, RepositoryError, StoredSet};
 use crate::restore::space::{self, Margin, Need};
 use crate::restore::target::TargetMap;
+use crate::session::holders::start_time;
 
 const VERIFY_SCHEMA: &str = "holdfast.verify/1";
 
@@ -92,6 +93,8 @@ pub async fn verify(
         checks: Vec::new(),
         writers: Vec::new(),
     };
+    let state = env.paths.state.clone();
+    blocking(move || sweep(&state)).await;
     check_repository(repository, quick, &mut report).await?;
     let (there, set) = (repository.clone(), stored.clone());
     match blocking(move || SetContents::read(&there, &set)).await {
@@ -155,7 +158,7 @@ async fn components(
             checks: Vec::new(),
         };
         let writer = Arc::new(writer);
-        let scratch = env.paths.state.join("verify").join(Uuid::now_v7().to_string());
+        let scratch = scratch_folder(&env.paths.state);
         let (there, those, folder) = (contents.clone(), writer.clone(), scratch.clone());
         let laid = blocking(move || lay_out(&there, &those, folder)).await?;
         match laid {
@@ -169,6 +172,26 @@ async fn components(
         report.writers.push(findings);
     }
     Ok(())
+}
+
+/// A name that tells whose it is, so that what a dead verification left can be removed by the next.
+fn scratch_folder(state: &Path) -> PathBuf {
+    let pid = std::process::id();
+    let started = start_time(pid).unwrap_or_default();
+    state.join("verify").join(format!("{pid}-{started}-{}", Uuid::now_v7().simple()))
+}
+
+/// Removes the copies that dead verifications left. Blocks.
+fn sweep(state: &Path) {
+    let Ok(entries) = std::fs::read_dir(state.join("verify")) else { return };
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let mut parts = name.to_str().unwrap_or_default().split('-').map(str::parse::<u64>);
+        let (Some(Ok(pid)), Some(Ok(started))) = (parts.next(), parts.next()) else { continue };
+        if u32::try_from(pid).ok().and_then(start_time) != Some(started) {
+            drop(Scratch(entry.path()));
+        }
+    }
 }
 
 /// A writer's files in a scratch folder, which goes when this goes.

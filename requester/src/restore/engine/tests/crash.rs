@@ -1,0 +1,200 @@
+//! Death at any point, and the start gate afterwards (promise P8).
+
+use std::sync::Arc;
+
+use super::support::Bench;
+use crate::failure::{Exit, NOTHING_CHANGED};
+use crate::restore::engine::RecoverOptions;
+use crate::restore::registration::Registry;
+use crate::session::lock::SessionLock;
+
+fn gate() -> RecoverOptions {
+    RecoverOptions { writer: Some("app".into()), ..RecoverOptions::default() }
+}
+
+#[tokio::test]
+async fn with_nothing_registered_the_gate_opens_without_anything() {
+    let mut bench = Bench::new();
+    bench.writers.clear();
+    std::fs::remove_dir_all(&bench.paths.state).unwrap();
+    std::fs::remove_dir_all(&bench.paths.runtime).unwrap();
+    assert!(bench.recover(gate()).await.unwrap().restores.is_empty());
+    assert!(!bench.paths.state.exists(), "it made nothing");
+}
+
+#[tokio::test]
+async fn a_restore_that_died_anywhere_is_finished_by_the_gate_or_never_began() {
+    for (point, outcome) in [
+        ("staged", "discarded"),
+        ("registered", "finished"),
+        ("blocked", "finished"),
+        ("recovered", "finished"),
+        ("published", "finished"),
+    ] {
+        let bench = Bench::new();
+        bench.die_at(point, bench.options()).await;
+        let live = std::fs::metadata(bench.app().live.join("db"));
+        match point {
+            "staged" | "registered" => assert!(bench.app().is_changed(), "{point}"),
+            "published" => assert_eq!(bench.app().read("db"), "then;committed;"),
+            _ => assert!(live.unwrap().is_dir(), "the live path is blocked at {point}"),
+        }
+        let report = bench.recover(gate()).await.unwrap();
+        assert_eq!(report.restores[0].outcome, outcome, "{point}");
+        if outcome == "finished" {
+            assert!(bench.app().is_restored(), "{point}");
+            assert!(bench.paths.state.join("full-required/app.json").exists());
+        } else {
+            assert!(bench.app().is_changed(), "{point}");
+        }
+        assert!(bench.is_clean(), "{point}");
+        assert!(bench.recover(gate()).await.unwrap().restores.is_empty(), "twice is harmless");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_after_any_move_on_disk_ends_in_all_new_or_all_old() {
+    let mut moves = 1;
+    let (mut old, mut new) = (0, 0);
+    loop {
+        let bench = Bench::new();
+        if !bench.stop_after(moves, bench.options()).await {
+            assert!(bench.app().is_restored(), "without a crash it is restored");
+            break;
+        }
+        bench
+            .recover(gate())
+            .await
+            .unwrap_or_else(|failure| panic!("after {moves}: {failure}: {:?}", failure.causes()));
+        if bench.app().is_restored() {
+            new += 1;
+        } else {
+            assert!(bench.app().is_changed(), "half of both after {moves} moves");
+            old += 1;
+        }
+        assert!(bench.is_clean(), "after {moves} moves");
+        moves += 1;
+    }
+    assert!(old > 3 && new > 10, "{old} ended old, {new} new");
+}
+
+#[tokio::test]
+async fn a_recovery_that_fails_leaves_the_path_blocked_until_it_works_or_is_given_up() {
+    let bench = Bench::new();
+    bench.faults.set("recover");
+    let failed = bench.restore(bench.options()).await.unwrap_err();
+    assert_eq!(failed.exit, Exit::Failed);
+    assert!(failed.state.contains("blocked"), "{}", failed.state);
+    assert!(failed.help.unwrap().contains("holdfast recover --writer app"));
+    let again = bench.recover(gate()).await.unwrap_err();
+    assert_eq!(again.exit, Exit::Failed);
+    assert!(bench.app().live.join("db").is_dir(), "blocked");
+    let refused = bench.restore(bench.options()).await.unwrap_err();
+    assert!(refused.what.contains("unfinished"), "{}", refused.what);
+    bench.faults.clear();
+    bench.recover(gate()).await.unwrap();
+    assert!(bench.app().is_restored() && bench.is_clean());
+}
+
+#[tokio::test]
+async fn a_restore_can_be_given_up_at_every_point_also_without_its_writer_or_request() {
+    for point in ["registered", "blocked", "recovered", "published"] {
+        let mut bench = Bench::new();
+        bench.die_at(point, bench.options()).await;
+        bench.writers.clear();
+        let unknown = bench.recover(gate()).await;
+        if point == "published" {
+            // All is in place: nothing has to wait for a writer that is gone.
+            assert!(unknown.unwrap().restores[0].report.warnings[0].contains("not configured"));
+            continue;
+        }
+        assert!(unknown.unwrap_err().what.contains("no such writer"), "{point}");
+        for entry in std::fs::read_dir(bench.paths.restores()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.to_string_lossy().ends_with(".request.json") {
+                std::fs::write(path, "damaged").unwrap();
+            }
+        }
+        let no_request = bench.recover(gate()).await.unwrap_err();
+        assert!(no_request.help.unwrap().contains("--roll-back"), "{point}");
+        let options = RecoverOptions { roll_back: true, ..gate() };
+        assert_eq!(bench.recover(options).await.unwrap().restores[0].outcome, "rolled-back");
+        assert!(bench.app().is_changed() && bench.is_clean(), "{point}");
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_fails_after_the_files_are_in_place_is_done_by_the_next_recover() {
+    let bench = Bench::new();
+    bench.faults.set("step");
+    let failed = bench.restore(bench.options()).await.unwrap_err();
+    assert!(failed.state.contains("are restored"), "{}", failed.state);
+    bench.faults.clear();
+    bench.recover(gate()).await.unwrap();
+    assert!(bench.app().is_restored() && bench.is_clean());
+}
+
+#[tokio::test]
+async fn a_gate_run_by_a_restores_own_last_step_opens_and_one_before_does_not() {
+    let bench = Bench::new();
+    bench.die_at("published", bench.options()).await;
+    let lock = SessionLock::take(&bench.paths.runtime, "restore").unwrap();
+    assert!(bench.recover(gate()).await.unwrap().restores.is_empty());
+    drop(lock);
+    let bench = Bench::new();
+    bench.die_at("blocked", bench.options()).await;
+    let lock = SessionLock::take(&bench.paths.runtime, "restore").unwrap();
+    assert_eq!(bench.recover(gate()).await.unwrap_err().exit, Exit::Locked);
+    drop(lock);
+}
+
+#[tokio::test]
+async fn a_marker_that_cannot_be_read_keeps_the_gate_shut() {
+    let bench = Bench::new();
+    let path = Registry::open(&bench.paths.state).unwrap().path(uuid::Uuid::now_v7());
+    std::fs::write(path, "{").unwrap();
+    let failed = bench.recover(gate()).await.unwrap_err();
+    assert_eq!(failed.exit, Exit::Failed);
+}
+
+#[tokio::test]
+async fn what_a_dead_restore_staged_does_not_stand_in_the_way_of_the_next() {
+    let bench = Bench::new();
+    bench.die_at("staged", bench.options()).await;
+    // And a request whose marker is gone.
+    let orphan = bench.paths.restores().join(format!("{}.request.json", uuid::Uuid::now_v7()));
+    std::fs::write(orphan, "{}").unwrap();
+    bench.restore(bench.options()).await.unwrap();
+    assert!(bench.app().is_restored() && bench.is_clean());
+    assert_eq!(std::fs::read_dir(bench.paths.restores()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_failure_of_the_second_writer_says_what_became_of_each() {
+    let bench = Bench::with(|root| {
+        let apps = ["a", "b", "c"].map(|id| super::support::App::new(root, id));
+        apps.into()
+    });
+    let published = std::sync::atomic::AtomicUsize::new(0);
+    let faults = bench.faults.clone();
+    let at = move |point: &str| {
+        if point == "published" && published.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+            faults.set("recover");
+        }
+    };
+    let failed = bench
+        .run(&at, Arc::new(crate::restore::NoSteps), async |env| {
+            let plan = crate::restore::engine::plan(env, &bench.repository, bench.options()).await?;
+            crate::restore::engine::execute(env, plan).await
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(failed.exit, Exit::Failed);
+    assert!(
+        failed.state != NOTHING_CHANGED && failed.state.contains("restored before: `a`"),
+        "{}",
+        failed.state
+    );
+    assert!(failed.state.contains("untouched: `c`"), "{}", failed.state);
+    assert!(bench.apps[0].is_restored() && bench.apps[2].is_changed());
+}

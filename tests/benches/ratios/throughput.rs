@@ -1,0 +1,243 @@
+//! Backup and restore of a tree of 20,000 files against stock restic: wall clock and peak memory.
+//!
+//! Both write a fresh repository of the same format with the same compression on the same disk, and neither keeps a
+//! cache. The tree has been read just before. Both restores end when everything is on the disk: Holdfast's does so by
+//! itself, restic's is followed by a `syncfs`.
+
+use std::{
+    ffi::OsStr,
+    fmt::Write as _,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use holdfast::{
+    repository::{Options, Password, Repository, RestoreOptions},
+    session::stored_path,
+};
+use holdfast_tests::{
+    holdfast::Holdfast,
+    process::{command, run as run_command},
+    volumes::LoopVolume,
+};
+
+use crate::{
+    RESTORE,
+    error::BenchError,
+    measured::{self, Cost},
+    stats::{Samples, verdict},
+    tree,
+};
+
+const ROUNDS: usize = 3;
+/// The tree twice, and room.
+const VOLUME: u64 = 8 << 30;
+const PATIENCE: Duration = Duration::from_secs(600);
+const WRITER: &str = "tree";
+
+#[derive(Default)]
+struct Side {
+    backup: Measured,
+    restore: Measured,
+    repository_mib: f64,
+}
+
+#[derive(Default)]
+struct Measured {
+    seconds: Samples,
+    peak_mib: Samples,
+    cpu: Samples,
+}
+
+impl Measured {
+    fn push(&mut self, cost: Cost) {
+        self.seconds.push(cost.seconds);
+        self.peak_mib.push(cost.peak_mib);
+        self.cpu.push(cost.cpu);
+    }
+}
+
+pub fn run() -> Result<String, BenchError> {
+    let volume = LoopVolume::btrfs(VOLUME)?;
+    let root = volume.subvolume("tree")?;
+    let bytes = tree::make(&root)?;
+    let (mut restic, mut ours) = (Side::default(), Side::default());
+    for round in 0..ROUNDS {
+        // Whoever comes second finds the disk as the first one left it: in turn.
+        if round % 2 == 0 {
+            round_of_restic(&volume, &root, &mut restic)?;
+            round_of_holdfast(&volume, &root, &mut ours)?;
+        } else {
+            round_of_holdfast(&volume, &root, &mut ours)?;
+            round_of_restic(&volume, &root, &mut restic)?;
+        }
+    }
+    let mb = bytes as f64 / 1e6;
+    let mut text = format!(
+        "## Backup and restore\n\n\
+         {} files, {mb:.0} MB, half of the files compressible, on btrfs; new repositories of format 2 with the usual \
+         compression on the disk below; page cache warm; {ROUNDS} rounds in turn. Holdfast's backup is all of \
+         `holdfast backup`: session, snapshot, storing, re-reading, removal of the snapshot; it reads from its snapshot, \
+         which shares no page cache with the tree. A restore ends when everything is on the disk. Peak memory is that of \
+         the largest process. Goal: throughput ≥ 1.0 × restic.\n\n\
+         | | restic MB/s | Holdfast MB/s | ratio | goal | restic CPU s | Holdfast CPU s | restic peak MiB | Holdfast peak MiB |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+        tree::FILES,
+    );
+    for (name, theirs, ours) in
+        [("backup", &restic.backup, &ours.backup), ("restore", &restic.restore, &ours.restore)]
+    {
+        let rate = |measured: &Measured| {
+            let of = |q| mb / measured.seconds.quantile(q);
+            format!("{:.0} ({:.0}–{:.0})", of(0.5), of(0.9), of(0.1))
+        };
+        let ratio = theirs.seconds.median() / ours.seconds.median();
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "| {name} | {} | {} | {ratio:.2} | {} | {:.1} | {:.1} | {:.0} | {:.0} |",
+            rate(theirs),
+            rate(ours),
+            verdict(ratio >= 1.0),
+            theirs.cpu.median(),
+            ours.cpu.median(),
+            theirs.peak_mib.median(),
+            ours.peak_mib.median(),
+        );
+    }
+    let _ = writeln!(
+        text,
+        "\nThe repository afterwards: restic {:.0} MiB, Holdfast {:.0} MiB.",
+        restic.repository_mib, ours.repository_mib
+    );
+    Ok(text)
+}
+
+fn round_of_restic(volume: &LoopVolume, root: &Path, side: &mut Side) -> Result<(), BenchError> {
+    let folder = scratch()?;
+    let password = folder.path().join("password");
+    fs::write(&password, "benchmark\n").map_err(BenchError::io("write a password"))?;
+    let repository = folder.path().join("repository");
+    let restic = |arguments: &[&OsStr]| {
+        let mut restic = command("restic");
+        restic.args(["--no-cache", "--quiet", "--compression", "auto", "--password-file"]).arg(&password);
+        restic.arg("--repo").arg(&repository).args(arguments);
+        restic
+    };
+    run_command(&mut restic(&["init".as_ref()]), PATIENCE)?;
+    ready(volume, root, folder.path())?;
+    let done = || Ok(());
+    side.backup.push(measured::run(&mut restic(&["backup".as_ref(), root.as_os_str()]), done)?);
+    side.repository_mib = mib_below(&repository)?;
+
+    let target = target(volume)?;
+    ready(volume, root, folder.path())?;
+    let arguments: [&OsStr; 4] =
+        ["restore".as_ref(), "latest".as_ref(), "--target".as_ref(), target.as_os_str()];
+    side.restore.push(measured::run(&mut restic(&arguments), || sync(&target))?);
+    let below = root.strip_prefix("/").unwrap_or(root);
+    finish(root, &target.join(below), &target)
+}
+
+fn round_of_holdfast(volume: &LoopVolume, root: &Path, side: &mut Side) -> Result<(), BenchError> {
+    let mut world = Holdfast::new()?;
+    world.config().writer(WRITER, "files").set("paths", vec![root.to_string_lossy().as_ref()]);
+    Repository::init(
+        &world.repository().to_string_lossy(),
+        &password(&world.password_file())?,
+        &Options::default(),
+    )?;
+    ready(volume, root, world.root())?;
+    let mut backup = world.command(["--json", "backup"])?;
+    side.backup.push(measured::run(&mut backup, || Ok(()))?);
+    side.repository_mib = mib_below(&world.repository())?;
+
+    let target = target(volume)?;
+    ready(volume, root, world.root())?;
+    let me = std::env::current_exe().map_err(BenchError::io("find this program"))?;
+    let mut restore = Command::new(me);
+    restore
+        .arg(RESTORE)
+        .arg(world.repository())
+        .arg(world.password_file())
+        .arg(root)
+        .arg(target.join("tree"));
+    side.restore.push(measured::run(&mut restore, || Ok(()))?);
+    finish(root, &target.join("tree"), &target)
+}
+
+/// What the child does that restores: the set's tree to a new place, durable when it returns.
+pub fn restore_child(arguments: &[String]) -> Result<(), BenchError> {
+    let [repository, password_file, root, target] = arguments else {
+        return Err(BenchError::Usage { argument: RESTORE.to_owned() });
+    };
+    let password = password(Path::new(password_file))?;
+    let repository = Repository::open(repository, &password, &Options::default())?;
+    let sets = repository.sets()?;
+    let set = sets.first().ok_or(BenchError::Answer { what: "set", answer: "the repository".to_owned() })?;
+    let selection = [(stored_path(WRITER, Path::new(root)), PathBuf::from(target))];
+    repository.restore_files(set, &selection, &RestoreOptions::default())?;
+    Ok(())
+}
+
+fn password(file: &Path) -> Result<Password, BenchError> {
+    let text = fs::read_to_string(file).map_err(BenchError::io("read the password"))?;
+    Ok(Password::new(text.trim_end_matches('\n')))
+}
+
+fn scratch() -> Result<tempfile::TempDir, BenchError> {
+    tempfile::Builder::new()
+        .prefix("holdfast-bench-")
+        .tempdir()
+        .map_err(BenchError::io("make a scratch folder"))
+}
+
+fn target(volume: &LoopVolume) -> Result<PathBuf, BenchError> {
+    let target = volume.path().join("restored");
+    fs::create_dir(&target).map_err(BenchError::io("make a folder to restore into"))?;
+    Ok(target)
+}
+
+/// Nothing of the past is still being written, and the tree has been read.
+fn ready(volume: &LoopVolume, root: &Path, scratch: &Path) -> Result<(), BenchError> {
+    run_command(command("btrfs").args(["subvolume", "sync"]).arg(volume.path()), PATIENCE)?;
+    sync(&volume.path())?;
+    sync(scratch)?;
+    each_file(root, &mut |path| {
+        io::copy(&mut File::open(path)?, &mut io::sink())?;
+        Ok(())
+    })
+    .map_err(BenchError::io("read the tree"))
+}
+
+fn sync(path: &Path) -> Result<(), BenchError> {
+    let folder = File::open(path).map_err(BenchError::io(format!("open {}", path.display())))?;
+    rustix::fs::syncfs(&folder).map_err(BenchError::io(format!("sync {}", path.display())))
+}
+
+/// A measurement of a restore that restored something else is worth nothing.
+fn finish(root: &Path, restored: &Path, target: &Path) -> Result<(), BenchError> {
+    run_command(command("diff").args(["--recursive", "--brief"]).arg(root).arg(restored), PATIENCE)?;
+    fs::remove_dir_all(target).map_err(BenchError::io("remove what was restored"))
+}
+
+fn mib_below(folder: &Path) -> Result<f64, BenchError> {
+    let mut bytes = 0;
+    each_file(folder, &mut |path| {
+        bytes += fs::metadata(path)?.len();
+        Ok(())
+    })
+    .map_err(BenchError::io("measure the repository"))?;
+    Ok(bytes as f64 / f64::from(1 << 20))
+}
+
+fn each_file(folder: &Path, each: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() { each_file(&entry.path(), each)? } else { each(&entry.path())? }
+    }
+    Ok(())
+}
