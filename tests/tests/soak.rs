@@ -33,7 +33,6 @@ impl Choices {
 /// Method: kill after a random time; then let one backup finish, restore it elsewhere, and count.
 fn rounds(rounds: u64, seed: u64) -> Result<(), FixtureError> {
     let (Some(()), Some(_)) = (require_root_or_skip(), require_tool("mkfs.btrfs")) else { return Ok(()) };
-    eprintln!("{rounds} rounds with seed {seed}");
     let mut choices = Choices(seed | 1);
     let volume = LoopVolume::btrfs(SMALL)?;
     let folder = volume.subvolume("applications")?;
@@ -85,5 +84,6 @@ fn a_few_random_kills_leave_every_application_writing_and_every_set_whole() -> R
 fn hundreds_of_random_kills_leave_every_application_writing_and_every_set_whole() -> Result<(), FixtureError>
 {
     let seed = number("HOLDFAST_SOAK_SEED", u64::from(std::process::id()) * 7919);
+    eprintln!("HOLDFAST_SOAK_SEED={seed}");
     rounds(number("HOLDFAST_SOAK_ROUNDS", 200), seed)
 }
