@@ -270,6 +270,18 @@ impl Run {
         Err(FixtureError::Command { command: "holdfast".to_owned(), status, output })
     }
 
+    /// Asserts how it failed: the exit code, and words that its standard error must hold.
+    ///
+    /// # Panics
+    /// If it did not, with all it said.
+    #[track_caller]
+    pub fn assert_failed(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{}{}", self.stderr, self.stdout);
+        for word in words {
+            assert!(self.stderr.contains(word), "`{word}` is not in:\n{}", self.stderr);
+        }
+    }
+
     /// Standard output as one JSON document.
     ///
     /// # Errors

@@ -116,13 +116,6 @@ impl Site {
     }
 }
 
-fn assert_exit(run: &Run, code: i32, text: &[&str]) {
-    assert_eq!(run.code, Some(code), "{}{}", run.stderr, run.stdout);
-    for part in text {
-        assert!(run.stderr.contains(part), "`{part}` is not in:\n{}", run.stderr);
-    }
-}
-
 /// Goal: kill -9 of the requester in any phase frees the application within a second, and the next backup names what
 /// was left, removes it, and succeeds.
 fn killed_in_every_phase(journal: Journal) -> Tested {
@@ -194,7 +187,7 @@ fn an_interrupted_session_releases_at_once_and_leaves_nothing() -> Tested {
         paused.signal(signal);
         let run = paused.go_on()?;
         site.writes_again(&format!("after an interruption in `{point}`"))?;
-        assert_exit(&run, 130, &["error: interrupted", "no set was made"]);
+        run.assert_failed(130, &["error: interrupted", "no set was made"]);
         all_gone(&holders, SOON)?;
         assert_eq!(site.sets()?, 1, "interrupted in `{point}`, and a set was made");
         site.assert_clean(&format!("after an interruption in `{point}`"))?;
@@ -220,7 +213,7 @@ fn a_freeze_given_up_while_it_waited_never_takes_hold_afterwards() -> Tested {
         std::thread::sleep(Duration::from_millis(80));
     }
     let run = paused.go_on()?;
-    assert_exit(&run, 5, &["was not created", "`app0`", "no application is held", "--freeze-budget"]);
+    run.assert_failed(5, &["was not created", "`app0`", "no application is held", "--freeze-budget"]);
     site.assert_clean("after a freeze that was given up")?;
     site.stopped()
 }
@@ -236,7 +229,7 @@ fn a_writer_killed_while_it_holds_fails_the_backup_and_frees_all() -> Tested {
     holders[0].signal(Signal::KILL);
     let run = paused.go_on()?;
     site.writes_again("after its holder was killed")?;
-    assert_exit(&run, 5, &["was not created", "no application is held"]);
+    run.assert_failed(5, &["was not created", "no application is held"]);
     all_gone(&holders, SOON)?;
     site.assert_clean("after a holder was killed")?;
     assert_eq!(site.sets()?, 0, "a set was made without a hold");
@@ -252,7 +245,7 @@ fn a_writer_that_hangs_in_freeze_is_given_up_and_all_are_thawed() -> Tested {
     holders[0].signal(Signal::STOP);
     let run = paused.go_on()?;
     site.writes_again("after a writer hung in freeze")?;
-    assert_exit(&run, 5, &["was not created", "no application is held"]);
+    run.assert_failed(5, &["was not created", "no application is held"]);
     all_gone(&holders, SOON)?;
     site.assert_clean("after a writer hung in freeze")?;
     assert_eq!(site.sets()?, 0);
@@ -279,7 +272,7 @@ fn thaw_all_releases_what_a_stopped_requester_holds() -> Tested {
 
     paused.signal(Signal::CONT);
     let run = paused.go_on()?;
-    assert_exit(&run, 5, &["was not created", "no application is held"]);
+    run.assert_failed(5, &["was not created", "no application is held"]);
     assert_eq!(site.sets()?, 0, "a set was made without a hold");
     site.assert_clean("after thaw --all")?;
     site.stopped()
@@ -306,7 +299,8 @@ fn a_budget_that_ran_out_frees_the_application_and_fails_the_backup() -> Tested 
     site.writes_again("at the end of the budget, while the requester is stopped")?;
     paused.signal(Signal::CONT);
     let run = paused.go_on()?;
-    assert_exit(&run, 5, &["was not created", "150 ms", "no application is held", "--freeze-budget"]);
+    let told = ["was not created", "budget", "no application is held", "no shadow copy is left"];
+    run.assert_failed(5, &told);
     assert_eq!(site.sets()?, 0, "a set was made of a cut that cannot be trusted");
     site.assert_clean("after a late thaw")?;
     site.stopped()
