@@ -110,6 +110,7 @@ fn nothing_serves_before_the_recovery_is_finished(
     let recovered = it.world.holdfast.run(["recover", "--writer", "ca", "--assume-stopped"])?;
     assert_code(&recovered, 0);
     check_restored(&it.site, true, &it.hold, &it.acks)?;
+    assert!(it.serves(), "the recovered CA serves");
     // And the gate lets it pass from now on.
     assert_code(&it.world.holdfast.run(["recover", "--writer", "ca"])?, 0);
     Ok(())
