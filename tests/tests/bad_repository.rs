@@ -188,7 +188,9 @@ fn a_document_of_a_newer_schema_is_refused_by_name() -> Tested {
     for command in
         [&["restore", "latest", "--to", &to][..], &["restore", "plan", "latest"], &["verify", "latest"]]
     {
-        world.run(command)?.assert_failed(4, &["holdfast.set/2", "a newer Holdfast wrote it"]);
+        // A set that cannot be read does not verify, which has a code of its own.
+        let code = if command[0] == "verify" { 7 } else { 4 };
+        world.run(command)?.assert_failed(code, &["holdfast.set/2", "a newer Holdfast wrote it"]);
     }
     assert_eq!(files(&target).len(), 0, "something was restored of a set that cannot be read");
     let listed = world.run(["list", "backups"])?.success()?;

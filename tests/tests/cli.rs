@@ -72,7 +72,7 @@ fn every_command_answers_json_with_its_schema() -> Tested {
     ];
     assert_document(&made, "holdfast.backup/1", &keys);
     assert_eq!(made["components"][0]["writer"], "data", "{made}");
-    assert_eq!(made["components"][0]["files"], 1, "{made}");
+    assert_eq!(made["components"][0]["files"], 2, "the folder counts: {made}");
     let set = made["set"].as_str().expect("an id");
     uuid::Uuid::parse_str(set).expect("an id");
 
@@ -160,12 +160,12 @@ fn a_failure_is_a_document_too_and_nothing_else_is_on_standard_output() -> Teste
 fn exit_codes_are_those_that_are_documented() -> Tested {
     let (mut world, folder) = world()?;
     let code = |world: &Holdfast, arguments: &[&str]| world.run(arguments).map(|run| run.code);
+    assert_eq!(code(&world, &["list", "backups"])?, Some(10));
     assert_eq!(code(&world, &["--version"])?, Some(0));
     assert_eq!(code(&world, &["no-such-command"])?, Some(2));
     assert_eq!(code(&world, &["thaw"])?, Some(2), "never all by accident");
     assert_eq!(code(&world, &["backup", "--freeze-budget", "10"])?, Some(2), "a time needs its unit");
     assert_eq!(code(&world, &["backup", "--writer", "unknown"])?, Some(2));
-    assert_eq!(code(&world, &["list", "backups"])?, Some(10));
     assert_eq!(code(&world, &["backup"])?, Some(0));
     assert_eq!(code(&world, &["verify", "latest"])?, Some(0));
     assert_eq!(code(&world, &["restore", "ffffffff"])?, Some(4));
@@ -196,7 +196,12 @@ fn one_session_at_a_time_and_who_holds_it_is_shown() -> Tested {
     let (world, _) = world()?;
     let paused = world.pause_at("preflight", ["backup"])?;
     let run = world.run(["backup"])?;
-    insta::assert_snapshot!(redacted(&world, &run), @"");
+    insta::assert_snapshot!(redacted(&world, &run), @r#"
+exit: 11
+error: no session was begun
+cause: another session runs: backup, process [n], since [time]
+state: nothing was changed
+"#);
     world.run(["gc"])?.assert_failed(11, &["another session runs: backup, process"]);
     paused.go_on()?.success()?;
     world.run(["gc"])?.success()?;
@@ -207,17 +212,51 @@ fn one_session_at_a_time_and_who_holds_it_is_shown() -> Tested {
 fn what_a_person_is_told_has_error_cause_state_and_help() -> Tested {
     let (mut world, folder) = world()?;
     let told = |world: &Holdfast, arguments: &[&str]| world.run(arguments).map(|run| redacted(world, &run));
-    insta::assert_snapshot!(told(&world, &["list", "backups"])?, @"");
+    insta::assert_snapshot!(told(&world, &["list", "backups"])?, @r#"
+exit: 10
+error: the repository cannot be used
+cause: there is no repository at [world]/repository
+state: no set was changed
+help:  check --repo; the first `holdfast backup` makes a new repository
+"#);
     world.run(["backup"])?.success()?;
-    insta::assert_snapshot!(told(&world, &["restore", "ffffffff"])?, @"");
-    insta::assert_snapshot!(told(&world, &["backup", "--writer", "shop"])?, @"");
+    insta::assert_snapshot!(told(&world, &["restore", "ffffffff"])?, @r#"
+exit: 4
+error: there is no set `ffffffff`
+state: nothing was changed
+help:  `holdfast list backups` shows those there are
+"#);
+    insta::assert_snapshot!(told(&world, &["backup", "--writer", "shop"])?, @r#"
+exit: 2
+error: there is no writer `shop`; configured are: data
+state: nothing was changed
+"#);
     fs::rename(&folder, world.root().join("away")).expect("moved away");
-    insta::assert_snapshot!(told(&world, &["backup"])?, @"");
+    insta::assert_snapshot!(told(&world, &["backup"])?, @r#"
+exit: 4
+error: an expected writer is absent
+cause: `data` refused
+cause: cannot find `[world]/data`: No such file or directory (os error 2)
+state: nothing is held; no set was made
+help:  see why with `holdfast list writers`; `--allow-incomplete data` stores a set without it (exit 3)
+"#);
     fs::rename(world.root().join("away"), &folder).expect("moved back");
     fs::write(world.password_file(), "wrong\n").expect("written");
-    insta::assert_snapshot!(told(&world, &["verify", "latest"])?, @"");
+    insta::assert_snapshot!(told(&world, &["verify", "latest"])?, @r#"
+exit: 12
+error: the repository cannot be used
+cause: the password opens no key of the repository at [world]/repository
+state: no set was changed
+help:  check the password file; its first line counts
+"#);
     world.config().append("[keep]\ndayly = 7\n");
-    insta::assert_snapshot!(told(&world, &["forget"])?, @"");
+    insta::assert_snapshot!(told(&world, &["forget"])?, @r#"
+exit: 2
+error: the configuration cannot be used
+cause: [world]/holdfast.toml:11: unknown field `dayly`, expected one of `last`, `hourly`, `daily`, `weekly`, `monthly`, `yearly`
+state: nothing was changed
+help:  `holdfast config check` tries it again without doing anything
+"#);
     Ok(())
 }
 

@@ -183,11 +183,10 @@ impl ConfigError {
     /// A complaint about a writer's own setting, at its line.
     pub fn setting(entry: &WriterEntry, error: &holdfast_writer_api::SettingsError) -> Self {
         let line = error.key.as_deref().map_or(entry.source.line, |key| entry.source.line_of(key));
-        Self::Invalid {
-            file: entry.source.file.clone(),
-            line,
-            key: error.key.clone(),
-            problem: format!("writer `{}`: {}", entry.id, error.problem),
+        let mut problem = format!("writer `{}`: {}", entry.id, error.problem);
+        if let Some(key) = error.key.as_deref().filter(|key| !error.problem.contains(&format!("`{key}`"))) {
+            problem = format!("writer `{}`: `{key}`: {}", entry.id, error.problem);
         }
+        Self::Invalid { file: entry.source.file.clone(), line, key: error.key.clone(), problem }
     }
 }

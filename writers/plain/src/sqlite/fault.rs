@@ -28,7 +28,8 @@ pub(super) fn live(writer: &str, error: &SqliteError) -> WriterError {
     }
 }
 
-fn is_denied(error: &SqliteError) -> bool {
+/// Whether a right is missing, and nothing is known of the database itself.
+pub(super) fn is_denied(error: &SqliteError) -> bool {
     let refused = |kind| kind == std::io::ErrorKind::PermissionDenied;
     // The file was found, and still SQLite may not open it.
     let shut = |answer: Option<ErrorCode>| answer == Some(ErrorCode::CannotOpen);
