@@ -41,6 +41,18 @@ impl std::error::Error for Cause {
     }
 }
 
+/// An error with all its reasons in one line: `this: since that: since …`.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(inner) = next {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        next = inner.source();
+    }
+    text
+}
+
 /// Why a writer could not do its part. `Display` states this layer only; print the whole chain.
 ///
 /// The classes are VSS's (`VSS_E_WRITERERROR_*`) and those that keys, restores and processes add.

@@ -19,7 +19,7 @@ pub mod selection;
 pub mod state;
 mod writer;
 
-pub use error::{Cause, Reaction, Retry, WriterError};
+pub use error::{Cause, Reaction, Retry, WriterError, chain};
 pub use metadata::{
     BackupTypes, Capabilities, Component, ComponentKind, ComponentRef, DataSource, Dependency, FileRole,
     FileSet, FreezeLevel, KeyFile, METADATA_SCHEMA, RestoreMethod, RestorePolicy, RestoreRank, Usage,

@@ -70,15 +70,7 @@ pub async fn interruptible<T>(
 }
 
 fn options(args: BackupArgs) -> Result<BackupOptions, Failure> {
-    let mut writers = args.writers;
-    let mut components: BTreeMap<String, Vec<ComponentRef>> = BTreeMap::new();
-    for text in &args.components {
-        let (writer, component) = writer_and_component(text)?;
-        if !writers.contains(&writer) {
-            writers.push(writer.clone());
-        }
-        components.entry(writer).or_default().push(component);
-    }
+    let (writers, components) = chosen(args.writers, &args.components)?;
     Ok(BackupOptions {
         backup_type: args.backup_type.into(),
         writers,
@@ -89,8 +81,24 @@ fn options(args: BackupArgs) -> Result<BackupOptions, Failure> {
     })
 }
 
+/// Components by writer id.
+type Components = BTreeMap<String, Vec<ComponentRef>>;
+
+/// `--writer` and `--component` together: a writer of which a component is named takes part.
+pub fn chosen(mut writers: Vec<String>, named: &[String]) -> Result<(Vec<String>, Components), Failure> {
+    let mut components = Components::new();
+    for text in named {
+        let (writer, component) = writer_and_component(text)?;
+        if !writers.contains(&writer) {
+            writers.push(writer.clone());
+        }
+        components.entry(writer).or_default().push(component);
+    }
+    Ok((writers, components))
+}
+
 /// `WRITER/COMPONENT`, the component with its logical path.
-pub fn writer_and_component(text: &str) -> Result<(String, ComponentRef), Failure> {
+fn writer_and_component(text: &str) -> Result<(String, ComponentRef), Failure> {
     match text.split_once('/') {
         Some((writer, component)) if !writer.is_empty() && !component.is_empty() => {
             Ok((writer.to_owned(), ComponentRef::from_full_name(component)))

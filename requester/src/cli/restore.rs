@@ -1,6 +1,5 @@
 //! `restore`, `restore plan`, `recover`, and what `verify` shows.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use holdfast::config::Config;
@@ -13,10 +12,9 @@ use holdfast::restore::engine::{
 use holdfast::restore::target::TargetMap;
 use holdfast::writers::ConfiguredWriter;
 use holdfast_store_keys::RecoveryIdentity;
-use holdfast_writer_api::ComponentRef;
 
 use super::args::{IdentityArgs, RestoreArgs, RestoreCommand, RestorePlan as PlanCommand};
-use super::backup::{interruptible, writer_and_component};
+use super::backup::{chosen, interruptible};
 use super::context::{Context, blocking, find_set, first_line};
 use super::pause;
 
@@ -86,15 +84,7 @@ fn environment<'e>(
 }
 
 async fn options(set: StoredSet, args: RestoreArgs) -> Result<RestoreOptions, Failure> {
-    let mut writers = args.writers;
-    let mut components: BTreeMap<String, Vec<ComponentRef>> = BTreeMap::new();
-    for text in &args.components {
-        let (writer, component) = writer_and_component(text)?;
-        if !writers.contains(&writer) {
-            writers.push(writer.clone());
-        }
-        components.entry(writer).or_default().push(component);
-    }
+    let (writers, components) = chosen(args.writers, &args.components)?;
     let to = args.to.map(std::path::absolute).transpose();
     let to = to.map_err(|e| Failure::new(Exit::Usage, "--to cannot be used", e, NOTHING_CHANGED))?;
     let target = TargetMap::new(to.as_deref(), args.map)

@@ -13,7 +13,7 @@ use holdfast_writer_api::document::BackupSet;
 use holdfast_writer_api::state::{Event, Phase};
 use holdfast_writer_api::{
     BackupOutcome, BackupRequest, BackupType, ComponentRef, PhaseContext, SealedKey, ShadowContext,
-    WriterError, WriterMetadata,
+    WriterError, WriterMetadata, chain,
 };
 use uuid::Uuid;
 
@@ -701,15 +701,4 @@ fn documents(
         }
     }
     documents
-}
-
-/// An error with all its reasons in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(inner) = next {
-        text = format!("{text}: {inner}");
-        next = inner.source();
-    }
-    text
 }

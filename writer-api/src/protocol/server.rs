@@ -77,7 +77,7 @@ pub fn serve(registry: &Registry, name: &str, socket: OwnedFd) -> Result<(), Ser
                     }
                 }
                 Err(error @ (FrameError::Malformed(_) | FrameError::TooLong)) => {
-                    Answer::protocol(error_chain(&error))
+                    Answer::protocol(crate::chain(&error))
                 }
                 Err(FrameError::Closed) => return Ok(()),
                 Err(error) => return Err(ServeError::Frame(error)),
@@ -309,14 +309,4 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".into())
-}
-
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(inner) = next {
-        text = format!("{text}: {inner}");
-        next = inner.source();
-    }
-    text
 }

@@ -15,7 +15,7 @@ use holdfast_store_sqlite::{
 };
 use holdfast_writer_api::{
     BackupOutcome, BackupParticipant, BackupType, Cause, ComponentRef, FreezeContext, Mark, PhaseContext,
-    PostSnapshot, Prepared, SealedKey, ShadowContext, Thawed, Truncated, WriterError,
+    PostSnapshot, Prepared, SealedKey, ShadowContext, Thawed, Truncated, WriterError, chain,
 };
 
 use crate::components::{DATABASE, KEYS, has, static_paths};
@@ -291,16 +291,6 @@ fn unsearchable(id: &str, error: &WalkError) -> WriterError {
         | WalkError::TooMany { .. }
         | WalkError::Database { .. } => WriterError::Rejected { writer, cause },
     }
-}
-
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(inner) = next {
-        text = format!("{text}: {inner}");
-        next = inner.source();
-    }
-    text
 }
 
 /// Runs what may wait for a disk where it stops nobody else.

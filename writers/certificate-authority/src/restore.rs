@@ -7,10 +7,10 @@ use holdfast_store_keys::read_key_file;
 use holdfast_store_sqlite::{Level, VerifyReport, fold_in, verify_copy, who_has_it_open};
 use holdfast_writer_api::{
     Cause, CheckReport, Component, ComponentKind, FileRole, Finding, KeyFile, KeySeal, Mark, OnlineState,
-    RecoverContext, Recovered, RestoreParticipant, RestoreRequest, StagedFiles, WriterError,
+    RecoverContext, Recovered, RestoreParticipant, RestoreRequest, StagedFiles, WriterError, chain,
 };
 
-use crate::backup::{blocking, chain, sqlite};
+use crate::backup::{blocking, sqlite};
 use crate::components::{CERTIFICATES, path_of};
 use crate::installation::{CertificateSource, Key, Passphrase};
 use crate::issued::{self, Issued};

@@ -4,6 +4,7 @@ use std::error::Error;
 
 use futures_util::FutureExt;
 use holdfast_writer_api::WriterError;
+pub(super) use holdfast_writer_api::chain;
 
 use crate::failure::{Exit, Failure, NOTHING_CHANGED, repository_exit};
 use crate::repository::RepositoryError;
@@ -116,16 +117,4 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
             Err(_) => panic!("the runtime was shut down during a restore"),
         },
     }
-}
-
-/// An error with its reasons in one line, for checks and notes.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }
