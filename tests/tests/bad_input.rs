@@ -227,7 +227,7 @@ fn a_bad_configuration_is_told_with_file_line_key_and_what_was_expected() -> Tes
     complaint("[repository]\nlocation = 7\n", &["holdfast.toml:2", "location", "expected a string"])?;
     complaint("[repozitory]\n", &["holdfast.toml:1", "repozitory", "expected"])?;
     complaint(&writer("databse = \"/x\""), &["holdfast.toml:4", "databse", "expected"])?;
-    complaint(&writer("database = 5"), &["holdfast.toml:4", "database", "expected a string"])?;
+    complaint(&writer("database = 5"), &["holdfast.toml:4", "database", "expected path"])?;
     complaint(&writer(""), &["holdfast.toml:1", "database", "expected"])?;
     complaint(&writer("database = \"x.db\""), &["holdfast.toml:4", "database", "absolute path"])?;
     let unit = writer("database = \"/x\"\nfreeze-budget = \"10\"");
