@@ -25,6 +25,16 @@ impl Paths {
         self.state.join("restores")
     }
 
+    /// Notes that a writer's next backup has to be a full one (promise P6), one file a writer.
+    pub fn full_required(&self) -> PathBuf {
+        self.state.join("full-required")
+    }
+
+    /// Removes that note: a full backup of this writer exists. One that stays only asks for another full.
+    pub fn full_is_made(&self, writer: &str) {
+        let _ = std::fs::remove_file(self.full_required().join(format!("{writer}.json")));
+    }
+
     /// Makes the folders, for nobody but us.
     ///
     /// # Errors

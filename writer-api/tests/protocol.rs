@@ -2,8 +2,6 @@
 //!
 //! The writer holds a lock on a file; the tests watch that lock from outside, not the writer's word.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;

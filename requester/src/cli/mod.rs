@@ -24,6 +24,7 @@ use args::{Cli, Command, WriterCommand};
 use context::Context;
 
 /// Parses, runs, tells, and returns the documented exit code.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all but a few commands run on the runtime")]
 pub fn run() -> ExitCode {
     // clap exits with 2 for a wrong command line, as documented.
     let cli = Cli::parse();
@@ -34,7 +35,6 @@ pub fn run() -> ExitCode {
         Command::Writer(WriterCommand::Serve { r#type }) => serve(&r#type),
         Command::Thaw { all: _ } => thaw::thaw_all(&context).map(|()| Exit::Ok),
         Command::DemoApp { name, dir } => demo::app(&name, &dir),
-        #[expect(clippy::wildcard_enum_match_arm, reason = "all others run on the runtime")]
         command => match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => {
                 let done = runtime.block_on(dispatch(&context, command));

@@ -201,10 +201,9 @@ mod tests {
     }
 
     fn complaint(text: &str) -> (usize, Option<String>, String) {
-        match load_text(text).unwrap_err() {
-            ConfigError::Invalid { line, key, problem, .. } => (line, key, problem),
-            other => panic!("{other:?}"),
-        }
+        let error = load_text(text).unwrap_err();
+        let ConfigError::Invalid { line, key, problem, .. } = error else { panic!("{error:?}") };
+        (line, key, problem)
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! A backup from beginning to end: design §4, step by step. Start reading at [`backup`].
+//! A backup from beginning to end: design §4, step by step. Start reading at [`backup()`].
 //!
 //! Owns: the order of the phases, and what becomes of a session that fails in any of them.
-//! Leaves to others: the hold itself ([`super::barrier`]), what is cut ([`super::plan`]), bytes
-//! ([`super::contents`]), documents ([`super::record`]).
+//! Leaves to others: the hold itself (`super::barrier`), what is cut (`super::plan`), bytes
+//! (`super::contents`), documents (`super::record`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -630,6 +630,10 @@ impl<'s> Session<'s> {
             match completed {
                 Ok(truncated) => {
                     member.done(Event::BackupCompleted);
+                    if self.options.backup_type == BackupType::Full {
+                        // What a restore demanded (promise P6) is there now.
+                        self.env.paths.full_is_made(&member.id);
+                    }
                     if !truncated.logs.is_empty() {
                         let (writer, logs) = (member.id.clone(), truncated.logs);
                         self.log.record(What::Truncated { writer, logs });

@@ -59,6 +59,10 @@ impl Contents {
             roots: roots(component),
             stamp: None,
         };
+        for key in &component.component.keys {
+            // The key itself travels sealed; a folder that holds nothing else comes back as it was.
+            self.add_parents(&component.writer, &key.path);
+        }
         for (volume, selection) in &component.selections {
             let (root, files) = shadows[*volume].files(selection)?;
             let root = Arc::new(root);

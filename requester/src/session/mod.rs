@@ -1,4 +1,4 @@
-//! One snapshot session, from the session lock to the stored set. Start reading at [`backup`].
+//! One snapshot session, from the session lock to the stored set. Start reading at [`backup()`].
 //!
 //! **Invariant:** every path out of a freeze goes through thaw, panics and dropped futures included.
 //! **Invariant:** nothing here knows an application by name; that is `writers/`.

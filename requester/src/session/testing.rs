@@ -93,7 +93,7 @@ impl BackupParticipant for InMemory {
                 return Err(WriterError::StuckFrozen { writer: "w".into(), cause: Cause::new("as asked") });
             }
             Fault::At(FaultAt::ThawLate) => tokio::time::sleep(BUDGET * 2).await,
-            _ => {}
+            Fault::None | Fault::At(FaultAt::FreezeFails | FaultAt::FreezeHangs | FaultAt::FreezePanics) => {}
         }
         self.probe.held.store(false, Ordering::SeqCst);
         Ok(Thawed::Released)

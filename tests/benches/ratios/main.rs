@@ -25,6 +25,8 @@ use error::BenchError;
 
 /// How this program starts itself as a writer's process.
 pub const SERVE: &str = "--serve-no-op-writer";
+/// How this program starts itself to make a repository.
+pub const INIT: &str = "--init";
 /// How this program starts itself to restore, so that the memory measured is that of the restore alone.
 pub const RESTORE: &str = "--restore";
 
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let result = match arguments.first().map(String::as_str) {
         Some(SERVE) => no_op::serve(),
+        Some(INIT) => throughput::init_child(&arguments[1..]),
         Some(RESTORE) => throughput::restore_child(&arguments[1..]),
         _ => run(&arguments),
     };

@@ -1,7 +1,7 @@
-//! The restore engine: from a stored set to applications that may start again. Start reading at [`plan`] and [`execute`].
+//! The restore engine: from a stored set to applications that may start again. Start reading at [`plan()`] and [`execute`].
 //!
 //! Owns: what is restored where and in which order, every check before anything changes (promise P7), the calls of the
-//! writers, keys (promise P9), and going on after a crash ([`recover`]: what a start gate runs).
+//! writers, keys (promise P9), and going on after a crash ([`recover()`]: what a start gate runs).
 //! Leaves to others: the moves of names and the marker ([`super::placement`]), bytes ([`crate::repository`]), what an
 //! application's data mean (the writers), and what a person sees (the command line).
 //!
@@ -12,7 +12,7 @@
 //! ```
 //!
 //! **Invariant:** no writer's live path is touched before every writer's staged data were checked.
-//! **Invariant:** one function ([`finish`]) takes a restore from phase to phase, in a first run and after a crash.
+//! **Invariant:** one function (`finish`) takes a restore from phase to phase, in a first run and after a crash.
 //! **Invariant:** what a restore needs after its registration lies beside its marker: no repository, no set, no identity.
 
 mod checks;

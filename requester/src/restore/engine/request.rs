@@ -142,7 +142,7 @@ pub(super) fn require_full(paths: &Paths, writer: &str, set: Uuid, restore: Uuid
         restore: Uuid,
         since: String,
     }
-    let folder = paths.state.join("full-required");
+    let folder = paths.full_required();
     match DirBuilder::new().mode(0o700).create(&folder) {
         Ok(()) => sync_dir(&paths.state)?,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

@@ -157,8 +157,10 @@ fn dress_parents(
     may_lose: bool,
 ) -> Result<(), std::io::Error> {
     for site in placement.marker().sites.iter().filter(|site| site.created > 0) {
-        let unit = writer.units.iter().find(|unit| unit.target.parent() == Some(&site.parent));
-        let Some(original) = unit.and_then(|unit| unit.original.parent()) else { continue };
+        let units = writer.units.iter().map(|unit| (&unit.target, &unit.original));
+        let keys = writer.keys.iter().map(|key| (&key.target, &key.record.path));
+        let found = units.chain(keys).find(|(target, _)| target.parent() == Some(&site.parent));
+        let Some(original) = found.and_then(|(_, original)| original.parent()) else { continue };
         let pairs = site.parent.ancestors().take(site.created).zip(original.ancestors());
         for (made, was) in pairs {
             // Above the point that a rule sends elsewhere, the two have nothing to do with each other.

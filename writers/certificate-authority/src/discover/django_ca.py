@@ -65,6 +65,11 @@ def _holdfast_discover():
         if path.startswith(project + os.sep) and path.endswith(".py") and "site-packages" not in path.split(os.sep) \
                 and not any(prefix != project and path.startswith(prefix + os.sep) for prefix in prefixes):
             files.add(path)
+    # What only the server imports lies beside what was imported here: URLs, WSGI and ASGI modules.
+    for folder in {os.path.dirname(path) for path in files}:
+        for entry in os.scandir(folder):
+            if entry.name.endswith(".py") and entry.is_file(follow_symlinks=False):
+                files.add(entry.path)
     for path in sorted(files)[:1000]:
         with open(path, encoding="utf-8", errors="replace") as file:
             text = file.read(1 << 20)
