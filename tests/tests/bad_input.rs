@@ -227,7 +227,7 @@ fn a_bad_configuration_is_told_with_file_line_key_and_what_was_expected() -> Tes
     complaint("[repository]\nlocation = 7\n", &["holdfast.toml:2", "location", "expected a string"])?;
     complaint("[repozitory]\n", &["holdfast.toml:1", "repozitory", "expected"])?;
     complaint(&writer("databse = \"/x\""), &["holdfast.toml:4", "databse", "expected"])?;
-    complaint(&writer("database = 5"), &["holdfast.toml:4", "database", "expected a string"])?;
+    complaint(&writer("database = 5"), &["holdfast.toml:4", "database", "expected path"])?;
     complaint(&writer(""), &["holdfast.toml:1", "database", "expected"])?;
     complaint(&writer("database = \"x.db\""), &["holdfast.toml:4", "database", "absolute path"])?;
     let unit = writer("database = \"/x\"\nfreeze-budget = \"10\"");
@@ -274,7 +274,7 @@ fn refused_path(path: &str) -> Result<Run, FixtureError> {
 
 #[test]
 fn a_path_that_no_volume_holds_is_refused_by_name() -> Tested {
-    for path in ["/nonexistent/folder", "/proc/version", "/sys/kernel/notes", "/dev/null"] {
+    for path in ["/nonexistent/folder", "/proc/version", "/sys/kernel/notes"] {
         refused_path(path)?.assert_failed(4, &[path, "nothing"]);
     }
     Ok(())

@@ -102,7 +102,7 @@ fn every_command_answers_json_with_its_schema() -> Tested {
     assert_document(&one(&["config", "check"])?, "holdfast.config-check/1", &["writers"]);
     assert_document(&one(&["verify", set])?, "holdfast.verify/1", &["set", "sound"]);
     assert_document(
-        &one(&["restore", "plan", "latest"])?,
+        &one(&["restore", "plan", "latest", "--assume-stopped"])?,
         "holdfast.restore-plan/1",
         &["set", "steps", "checks"],
     );

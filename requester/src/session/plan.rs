@@ -13,6 +13,22 @@ use holdfast_writer_api::{Component, ComponentKind, ComponentRef, WriterMetadata
 use crate::provider::{Provider, ShadowArea};
 use crate::volume::{FileSelection, Volume, VolumeError, VolumeMap};
 
+/// File systems without files of their own. Their files have no size, so that they would be stored as empty ones.
+const PSEUDO: [&str; 12] = [
+    "proc",
+    "sysfs",
+    "cgroup",
+    "cgroup2",
+    "debugfs",
+    "tracefs",
+    "securityfs",
+    "configfs",
+    "bpf",
+    "pstore",
+    "devpts",
+    "mqueue",
+];
+
 /// A component that takes part.
 #[derive(Debug, Clone)]
 pub struct PlannedComponent {
@@ -135,6 +151,15 @@ pub fn plan(
                         continue;
                     }
                 };
+                if PSEUDO.contains(&volume.fs_type.as_str()) {
+                    refusals.push(format!(
+                        "{}: {} lies on {}, where the kernel shows its state: nothing there can be backed up",
+                        at(),
+                        selection.path.join(&selection.pattern).display(),
+                        volume.fs_type
+                    ));
+                    continue;
+                }
                 if selection.recursive {
                     match map.nested(&selection.path) {
                         Ok(nested) => refusals.extend(nested.into_iter().map(|inner| {
