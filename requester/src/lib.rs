@@ -5,6 +5,7 @@ pub mod config;
 pub mod demo;
 pub mod failure;
 pub mod paths;
+mod process;
 pub mod provider;
 pub mod repository;
 pub mod restore;

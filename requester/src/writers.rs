@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use holdfast_writer_api::protocol::{Launcher, RemoteWriter};
 use holdfast_writer_api::{
-    ComponentKind, Registry, SettingsError, Writer, WriterConfig, WriterError, WriterMetadata,
+    Cause, ComponentKind, Registry, SettingsError, Writer, WriterConfig, WriterError, WriterMetadata,
 };
 
 use crate::config::{Config, ConfigError, WriterEntry};
@@ -43,6 +43,10 @@ impl ConfiguredWriter {
         let we = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let run_as = match run_as {
             Some(user) if user == we => None,
+            Some(_) if we.0 != 0 && self.entry.common.run_as.is_some() => {
+                let cause = Cause::new("`run-as` names another user, and only root can become one");
+                return Err(WriterError::Denied { writer: self.entry.id.clone(), cause });
+            }
             Some(_) if we.0 != 0 => None,
             other => other,
         };

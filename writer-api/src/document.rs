@@ -134,7 +134,7 @@ pub enum KeysState {
         /// The keys.
         keys: Vec<KeyRecord>,
     },
-    /// Declared, but the user allowed this set without them, by name.
+    /// Declared, but not in this set: the user chose components without them, or allowed it by name.
     Missing {
         /// Why.
         why: String,

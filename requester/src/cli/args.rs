@@ -354,7 +354,8 @@ fn user_dir(variable: &str, below_home: &str) -> PathBuf {
     std::env::var_os(variable)
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(below_home)))
-        .unwrap_or_else(std::env::temp_dir)
+        // Without a home there is no place of one's own; a fixed name under /tmp would be anybody's.
+        .unwrap_or_else(|| "/var/lib".into())
         .join("holdfast")
 }
 

@@ -1,6 +1,7 @@
 //! `backup`: runs a session and ends with a summary.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast::failure::{Exit, Failure};
 use holdfast::session::{BackupOptions, Environment, Made};
@@ -30,6 +31,7 @@ pub async fn make(context: &Context, args: BackupArgs) -> Result<Made, Failure> 
     let progress = context.output.progress("storing");
     let output = context.output;
     let options = options(args)?;
+    let stored = AtomicBool::new(false);
     let environment = Environment {
         config: &config,
         paths: &context.paths,
@@ -38,27 +40,42 @@ pub async fn make(context: &Context, args: BackupArgs) -> Result<Made, Failure> 
         repository,
         note: &|text| output.note(text),
         progress: Some(progress.callback()),
-        at: &|name| pause::at(&context.paths, name),
+        at: &|name| {
+            if name == "stored" {
+                stored.store(true, Ordering::SeqCst);
+            }
+            pause::at(&context.paths, name);
+        },
     };
     let interrupted = "all writers are thawed; no set was made";
-    interruptible(holdfast::session::backup(&environment, &options), context, interrupted).await
+    interruptible(holdfast::session::backup(&environment, &options), context, interrupted, &stored).await
 }
 
-/// Ctrl-C and SIGTERM give the session up: dropping it releases every hold, then what it made is removed.
+/// Ctrl-C and SIGTERM give the session up: dropping it releases every hold, then what it made is removed. Once
+/// `past_recall` is set there is nothing to give up any more, and it is finished.
 pub async fn interruptible<T>(
     work: impl Future<Output = Result<T, Failure>>,
     context: &Context,
     state: &str,
+    past_recall: &AtomicBool,
 ) -> Result<T, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let failed = |error| Failure::new(Exit::Failed, "signals cannot be watched", error, "nothing was begun");
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
     let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        done = work => return done,
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+    let mut work = Box::pin(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        if !past_recall.load(Ordering::SeqCst) {
+            break;
+        }
+        context.output.note("interrupted, but the set is stored already: finishing it");
     }
+    drop(work);
     // The holds ended with the future. The session's lock did too, so that this can take it.
     if let Ok(_lock) = holdfast::session::lock::SessionLock::take(&context.paths.runtime, "cleaning up") {
         let providers = context.providers()?;

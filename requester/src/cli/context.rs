@@ -72,13 +72,28 @@ impl Context {
         })
     }
 
-    /// Makes our folders.
+    /// Makes our folders, and refuses those that others can write: they name processes to be ended and files
+    /// to be deleted.
     pub fn create_paths(&self) -> Result<(), Failure> {
         self.paths.create().map_err(|error| {
             let what =
                 format!("cannot make {} and {}", self.paths.state.display(), self.paths.runtime.display());
             Failure::new(Exit::Failed, what, error, NOTHING_CHANGED)
                 .help("run as root, or name folders of your own with --state-dir and --runtime-dir")
+        })?;
+        self.trusted(&self.paths.state)?;
+        self.trusted(&self.paths.runtime)
+    }
+
+    /// Refuses a folder of ours that others can write (promise P10).
+    pub fn trusted(&self, folder: &Path) -> Result<(), Failure> {
+        check_trusted(folder).map_err(|error| {
+            Failure::new(
+                Exit::Refused,
+                "a folder of Holdfast's own cannot be trusted",
+                error,
+                NOTHING_CHANGED,
+            )
         })
     }
 

@@ -1,6 +1,7 @@
 //! `restore`, `restore plan`, `recover`, and what `verify` shows.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use holdfast::config::Config;
 use holdfast::failure::{Exit, Failure, NOTHING_CHANGED};
@@ -69,7 +70,9 @@ pub async fn make(context: &Context, command: RestoreCommand) -> Result<Option<R
     let keys = plan.writers.iter().map(|writer| writer.keys.len() as u64).sum();
     let interrupted =
         "what was registered stays blocked: `holdfast recover` finishes it, or `--roll-back` gives it up";
-    let report = interruptible(engine::execute(&environment, plan), context, interrupted).await?;
+    let report =
+        interruptible(engine::execute(&environment, plan), context, interrupted, &AtomicBool::new(false))
+            .await?;
     Ok(Some(Restored { report, files, bytes, keys }))
 }
 

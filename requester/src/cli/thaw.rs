@@ -9,6 +9,9 @@ use super::context::Context;
 
 /// Ends every recorded holder. Needs no configuration, no repository and nothing on a frozen disk.
 pub fn thaw_all(context: &Context) -> Result<(), Failure> {
+    if context.paths.runtime.exists() {
+        context.trusted(&context.paths.runtime)?;
+    }
     let recorded = Holders::recorded(&context.paths.runtime).map_err(|error| {
         let state = "nothing was released; applications may be held";
         Failure::new(Exit::ThawNotConfirmed, "the recorded holders cannot be read", error, state).help(
@@ -38,7 +41,14 @@ pub fn thaw_all(context: &Context) -> Result<(), Failure> {
     if !still_held.is_empty() {
         let what = format!("{} could not be released", still_held.join(", "));
         let cause = "the process was killed and waits in the kernel, most likely on a frozen or lost disk";
-        return Err(Failure::new(Exit::ThawNotConfirmed, what, cause, "the others are released")
+        let others: Vec<_> =
+            outcome.iter().filter(|(_, released)| *released != Released::StillHeld).collect();
+        let others: Vec<_> = others.iter().map(|(holder, _)| format!("`{}`", holder.writer)).collect();
+        let state = match others.len() {
+            0 => "there was no other holder".to_owned(),
+            _ => format!("released: {}", others.join(", ")),
+        };
+        return Err(Failure::new(Exit::ThawNotConfirmed, what, cause, state)
             .help("look at the disk it waits for (`cat /proc/PID/stack`), then run this again"));
     }
     Holders::forget(&context.paths.runtime);
@@ -56,12 +66,18 @@ pub async fn gc(context: &Context) -> Result<(), Failure> {
         Err(_) => None,
     };
     let providers = context.providers()?;
-    let removed = leftovers::clean(&context.paths, &providers, repository.as_ref()).await;
+    let left = leftovers::clean(&context.paths, &providers, repository.as_ref()).await;
+    let removed = left.found;
     for what in &removed {
         context.output.line(what);
     }
     if removed.is_empty() {
         context.output.line("nothing was left over");
+    }
+    if left.still_held {
+        let what = "a holder of a dead session was killed and is still there";
+        return Err(Failure::new(Exit::ThawNotConfirmed, what, removed.join("; "), "the rest is removed")
+            .help("run `holdfast thaw --all`"));
     }
     context.output.document(&json!({"schema": "holdfast.gc/1", "removed": removed}));
     Ok(())

@@ -4,6 +4,8 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
+use crate::process::start_time;
+
 /// A process that a later one with the same pid is not taken for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
@@ -19,31 +21,18 @@ impl Owner {
     /// This process. Without `/proc` it cannot be told from a later one, and then counts as dead.
     pub fn current() -> Self {
         let pid = std::process::id();
-        Self { pid, start_ticks: started(pid).unwrap_or(0), boot_id: boot_id() }
+        Self { pid, start_ticks: start_time(pid).unwrap_or(0), boot_id: boot_id() }
     }
 
     /// Whether it still runs. A process that ended and was not waited for does not.
     pub fn alive(&self) -> bool {
-        self.start_ticks != 0 && self.boot_id == boot_id() && started(self.pid) == Some(self.start_ticks)
+        self.start_ticks != 0 && self.boot_id == boot_id() && start_time(self.pid) == Some(self.start_ticks)
     }
 }
 
 fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
-}
-
-/// Start time of a running process. The name in the second field may contain anything, `)` too.
-fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let end_of_name = stat.iter().rposition(|b| *b == b')')?;
-    let rest = std::str::from_utf8(&stat[end_of_name + 1..]).ok()?;
-    let mut fields = rest.split_ascii_whitespace();
-    if matches!(fields.next()?, "Z" | "X") {
-        return None;
-    }
-    // State is field 3; the start time is field 22.
-    fields.nth(18)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -59,7 +48,7 @@ mod tests {
 
         let mut child =
             std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
-        let other = Owner { pid: child.id(), start_ticks: started(child.id()).unwrap(), ..us };
+        let other = Owner { pid: child.id(), start_ticks: start_time(child.id()).unwrap(), ..us };
         assert!(other.alive());
         drop(child.stdin.take());
         // Ended, not yet waited for: waitid with WNOWAIT leaves the zombie in place.

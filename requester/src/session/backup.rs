@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::barrier::{self, AbortCause, Aborted, Window};
 use super::contents::Contents;
-use super::events::{EventLog, What, to_ndjson};
+use super::events::{EventLog, What};
 use super::holders::Holders;
 use super::leftovers;
 use super::lock::SessionLock;
@@ -97,8 +97,22 @@ pub struct Made {
 /// left, unless the failure says otherwise.
 pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Made, Failure> {
     let _lock = SessionLock::take(&env.paths.runtime, "backup")?;
-    for leftover in leftovers::clean(env.paths, env.providers, Some(&env.repository)).await {
+    let left = leftovers::clean(env.paths, env.providers, Some(&env.repository)).await;
+    for leftover in &left.found {
         (env.note)(&format!("left by a dead session: {leftover}"));
+    }
+    if left.still_held {
+        // Another hold on top of that one could only make things worse.
+        let what = "an application is still held by a dead session, so none was begun";
+        return Err(Failure::new(
+            Exit::ThawNotConfirmed,
+            what,
+            left.found.join("; "),
+            "as that session left it",
+        )
+        .help(
+            "run `holdfast thaw --all`; if it says `STILL HELD`, look at the disk that process waits for",
+        ));
     }
     let repository = env.repository.clone();
     let locked = tokio::task::spawn_blocking(move || repository.lock(LockKind::Shared)).await;
@@ -208,11 +222,15 @@ impl<'s> Session<'s> {
         for problem in shadows.remove().await {
             (self.env.note)(&format!("a shadow copy could not be removed: {problem}"));
         }
+        // What was not confirmed stays on record: `thaw --all` works from it.
+        let all_free = !members.iter().any(|member| member.state().may_be_held());
         let holds = members.iter().filter(|m| m.holds()).map(|m| (m.id.clone(), m.times)).collect();
         for member in members {
             member.end(&mut self.log);
         }
-        Holders::forget(&self.env.paths.runtime);
+        if all_free {
+            Holders::forget(&self.env.paths.runtime);
+        }
         result.map(|set| Made { set, holds })
     }
 
@@ -314,9 +332,10 @@ impl<'s> Session<'s> {
             let budget =
                 freeze_budget(user, millis(metadata.freeze_budget_ms), millis(metadata.busy_timeout_ms));
             let components = plan.components.iter().filter(|c| c.writer == metadata.id);
+            let backup_type = reduced(self.options.backup_type, metadata);
             let request = BackupRequest {
                 set: self.set,
-                backup_type: reduced(self.options.backup_type, metadata),
+                backup_type,
                 components: components.map(|c| c.component.reference()).collect(),
                 previous_stamps: BTreeMap::new(),
             };
@@ -328,7 +347,7 @@ impl<'s> Session<'s> {
                 self.failed(&error);
                 Attempt::writer("a writer could not begin", error)
             })?;
-            members.push(Member::new(metadata.clone(), budget, participant));
+            members.push(Member::new(metadata.clone(), backup_type, budget, participant));
         }
         Ok(members)
     }
@@ -437,17 +456,23 @@ impl<'s> Session<'s> {
             cut
         })
         .await;
+        if let Ok((cuts, _)) = &result {
+            // Timed where they happened, and told only now: nothing is recorded during the hold.
+            if let Some(begun) = cuts.iter().map(|cut| cut.begun_ns).min() {
+                self.log.record_at(begun, What::CommitStarted { volumes });
+            }
+            for cut in cuts {
+                let done = What::CommitDone {
+                    provider: cut.provider.clone(),
+                    volume: cut.volume.clone(),
+                    commit_ms: cut.commit_ms,
+                };
+                self.log.record_at(cut.begun_ns + (cut.commit_ms * 1e6) as u64, done);
+            }
+        }
         self.phase("thawed");
         match result {
             Ok((cuts, window)) => {
-                self.log.record(What::CommitStarted { volumes });
-                for cut in &cuts {
-                    self.log.record(What::CommitDone {
-                        provider: cut.provider.clone(),
-                        volume: cut.volume.clone(),
-                        commit_ms: cut.commit_ms,
-                    });
-                }
                 commits.extend(cuts);
                 Ok((commits, window))
             }
@@ -523,6 +548,9 @@ impl<'s> Session<'s> {
             Ok::<_, WriterError>((member.id.clone(), finished.stamps))
         }))
         .await;
+        for member in members.iter_mut() {
+            member.report(&mut self.log);
+        }
         let mut stamps = BTreeMap::new();
         for result in finished {
             let (id, of_writer) = result.map_err(|error| {
@@ -620,7 +648,7 @@ impl<'s> Session<'s> {
             let components = plan.components.iter().filter(|c| c.writer == member.id);
             let outcome = BackupOutcome {
                 set: self.set,
-                backup_type: self.options.backup_type,
+                backup_type: member.backup_type,
                 succeeded: components.map(|c| c.component.reference()).collect(),
                 stored_logs: Vec::new(),
             };
@@ -630,7 +658,7 @@ impl<'s> Session<'s> {
             match completed {
                 Ok(truncated) => {
                     member.done(Event::BackupCompleted);
-                    if self.options.backup_type == BackupType::Full {
+                    if member.backup_type == BackupType::Full {
                         // What a restore demanded (promise P6) is there now.
                         self.env.paths.full_is_made(&member.id);
                     }
@@ -646,7 +674,7 @@ impl<'s> Session<'s> {
             }
             member.report(&mut self.log);
         }
-        let events = Document { path: "events.ndjson".into(), bytes: to_ndjson(self.log.entries()) };
+        let events = Document { path: "events.ndjson".into(), bytes: self.log.document() };
         let (repository, old) = (self.env.repository.clone(), stored.in_repository.clone());
         let amended = tokio::task::spawn_blocking(move || repository.amend(&old, vec![events])).await;
         match amended {
@@ -690,7 +718,7 @@ fn documents(
     use holdfast_writer_api::schema::to_bytes;
     let mut documents = vec![
         Document { path: record::SET_DOCUMENT.into(), bytes: to_bytes(set) },
-        Document { path: "events.ndjson".into(), bytes: to_ndjson(log.entries()) },
+        Document { path: "events.ndjson".into(), bytes: log.document() },
     ];
     for member in members {
         let path = format!("writers/{}.json", member.id).into();

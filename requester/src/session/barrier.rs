@@ -80,7 +80,6 @@ where
             log.record_at(at_ns, What::Held { writer: member.id.clone(), position, proof });
         }
     }
-    log.flush();
     let (stuck, late): (Vec<_>, Vec<_>) =
         failures.into_iter().partition(|e| matches!(e, WriterError::StuckFrozen { .. }));
     match committed {

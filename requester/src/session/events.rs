@@ -103,14 +103,21 @@ impl EventLog {
         }
     }
 
-    /// All entries, for the set.
+    /// The whole log in order of time, for the set.
+    pub fn document(&self) -> Vec<u8> {
+        let mut entries = self.entries.clone();
+        entries.sort_by_key(|entry| entry.at_ns);
+        to_ndjson(&entries)
+    }
+
+    /// All entries, as they were recorded.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 }
 
 /// One JSON object a line.
-pub fn to_ndjson(entries: &[Entry]) -> Vec<u8> {
+fn to_ndjson(entries: &[Entry]) -> Vec<u8> {
     let mut text = Vec::new();
     for entry in entries {
         // Our entries have string keys and finite numbers only.

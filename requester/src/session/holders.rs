@@ -3,11 +3,13 @@
 //! Needs no configuration, no repository and no disk but the runtime folder's, which is memory.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::process::start_time;
 
 const SCHEMA: &str = "holdfast.holders/1";
 const FILE: &str = "holders.json";
@@ -111,19 +113,6 @@ impl Holders {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
-}
-
-/// When process `pid` started, in clock ticks since boot; `None` when it is gone or a zombie, which
-/// holds nothing any more.
-pub fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
-    // The second field is the name in parentheses, and may contain anything.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -4,14 +4,24 @@ use tokio::task::spawn_blocking;
 
 use super::holders::{Holders, Released};
 use super::record::hostname;
+use super::shadows;
 use crate::paths::Paths;
 use crate::provider::{self, Providers};
 use crate::repository::Repository;
 
-/// Removes what is left, and returns a sentence for each thing. Call with the session lock held: then
+/// What was left, and whether all of it could be dealt with.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    /// A sentence for each thing.
+    pub found: Vec<String>,
+    /// A holder was killed and is still there: its application may be held.
+    pub still_held: bool,
+}
+
+/// Removes what is left. Call with the session lock held: then
 /// whatever is on record belongs to the dead.
-pub async fn clean(paths: &Paths, providers: &Providers, repository: Option<&Repository>) -> Vec<String> {
-    let mut found = holders(paths);
+pub async fn clean(paths: &Paths, providers: &Providers, repository: Option<&Repository>) -> Leftovers {
+    let Leftovers { mut found, still_held } = holders(paths);
     let (state, built) = (paths.state.clone(), providers.build());
     let shadows = spawn_blocking(move || match provider::orphans(&state) {
         Ok(records) => {
@@ -32,13 +42,15 @@ pub async fn clean(paths: &Paths, providers: &Providers, repository: Option<&Rep
     if let Some(repository) = repository.cloned() {
         found.extend(spawn_blocking(move || partials(&repository)).await.unwrap_or_default());
     }
-    found
+    Leftovers { found, still_held }
 }
 
 /// Removes the shadow copies of this very process, whose session was given up. Returns what it could not.
 pub async fn clean_own(paths: &Paths, providers: &Providers) -> Vec<String> {
     let (state, built) = (paths.state.clone(), providers.build());
-    let removed = spawn_blocking(move || {
+    let removed: Vec<String> = spawn_blocking(move || {
+        // A cut that was under way notices that it was given up, and removes what it made.
+        shadows::wait_for_cuts();
         let records = provider::list(&state).map(|listed| listed.records).unwrap_or_default();
         let ours = records.into_iter().filter(|record| record.owner == provider::Owner::current());
         let failed = ours.filter_map(|record| {
@@ -49,18 +61,25 @@ pub async fn clean_own(paths: &Paths, providers: &Providers) -> Vec<String> {
     })
     .await
     .unwrap_or_default();
-    Holders::forget(&paths.runtime);
-    removed
+    let mut left = holders(paths).found;
+    // That this session ended is no news.
+    left.retain(|line| !line.contains("without a word"));
+    left.extend(removed);
+    left
 }
 
-fn holders(paths: &Paths) -> Vec<String> {
+fn holders(paths: &Paths) -> Leftovers {
     let recorded = match Holders::recorded(&paths.runtime) {
         Ok(Some(holders)) => holders,
-        Ok(None) => return Vec::new(),
-        Err(error) => return vec![format!("the recorded holders cannot be read: {error}")],
+        Ok(None) => return Leftovers::default(),
+        Err(error) => {
+            let found = vec![format!("the recorded holders cannot be read: {error}")];
+            return Leftovers { found, still_held: false };
+        }
     };
-    let mut found: Vec<_> = recorded
-        .end()
+    let ended = recorded.end();
+    let still_held = ended.iter().any(|(_, released)| *released == Released::StillHeld);
+    let mut found: Vec<_> = ended
         .into_iter()
         .filter_map(|(holder, released)| match released {
             Released::Released => Some(format!("`{}` was still held, and is released", holder.writer)),
@@ -70,11 +89,11 @@ fn holders(paths: &Paths) -> Vec<String> {
             Released::WasNotHeld => None,
         })
         .collect();
-    found.push(format!("session {} ended without a word; no application is held by it", recorded.set));
-    if !found.iter().any(|line| line.contains("STILL HELD")) {
+    if !still_held {
+        found.push(format!("session {} ended without a word; no application is held by it", recorded.set));
         Holders::forget(&paths.runtime);
     }
-    found
+    Leftovers { found, still_held }
 }
 
 /// Only this machine's: another one may be storing its own right now.

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use holdfast_writer_api::state::{Event, Phase, State};
 use holdfast_writer_api::{
-    BackupParticipant, FreezeContext, FreezeLevel, Mark, PhaseContext, Thawed, WriterError, WriterMetadata,
+    BackupParticipant, BackupType, FreezeContext, FreezeLevel, Mark, PhaseContext, Thawed, WriterError,
+    WriterMetadata,
 };
 use uuid::Uuid;
 
@@ -30,6 +31,8 @@ pub struct Member {
     pub level: FreezeLevel,
     /// Its budget from freeze to thaw.
     pub budget: Duration,
+    /// The kind of backup it makes: what was asked for, reduced to what it can.
+    pub backup_type: BackupType,
     /// What it said of itself when the session began.
     pub metadata: WriterMetadata,
     /// Its log position at the cut.
@@ -55,11 +58,17 @@ pub struct HoldTimes {
 
 impl Member {
     /// A writer whose backup has begun.
-    pub fn new(metadata: WriterMetadata, budget: Duration, participant: Box<dyn BackupParticipant>) -> Self {
+    pub fn new(
+        metadata: WriterMetadata,
+        backup_type: BackupType,
+        budget: Duration,
+        participant: Box<dyn BackupParticipant>,
+    ) -> Self {
         Self {
             id: metadata.id.clone(),
             level: metadata.freeze_level,
             budget,
+            backup_type,
             metadata,
             mark: None,
             times: HoldTimes::default(),
@@ -175,6 +184,7 @@ impl Member {
         if !self.state.may_be_held() {
             return Ok(Thawed::WasNotHeld);
         }
+        let was_held = self.state == State::WaitingForThaw && self.holds();
         self.advance(Event::ThawStarted);
         let thaw = AssertUnwindSafe(self.participant.thaw()).catch_unwind();
         let thawed = match tokio::time::timeout(THAW_LIMIT, thaw).await {
@@ -187,6 +197,11 @@ impl Member {
             Err(error @ WriterError::StuckFrozen { .. }) => {
                 self.advance(Event::ThawFailed);
                 Err(error)
+            }
+            // It held, and now says that it did not: the hold was lost somewhere before the thaw.
+            Ok(Thawed::WasNotHeld) if was_held => {
+                self.advance(Event::ThawDone);
+                Err(WriterError::not_responding(&self.id, "its hold was lost before the thaw"))
             }
             other => {
                 self.advance(Event::ThawDone);

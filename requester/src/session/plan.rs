@@ -4,14 +4,14 @@
 //! are collected, so that an administrator mends them in one go.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_writer_api::selection::{self, Inclusion};
 use holdfast_writer_api::{Component, ComponentKind, ComponentRef, WriterMetadata};
 
 use crate::provider::{Provider, ShadowArea};
-use crate::volume::{FileSelection, Volume, VolumeError, VolumeMap};
+use crate::volume::{Exclude, FileSelection, Pattern, Volume, VolumeError, VolumeMap};
 
 /// File systems without files of their own. Their files have no size, so that they would be stored as empty ones.
 const PSEUDO: [&str; 12] = [
@@ -214,6 +214,7 @@ pub fn plan(
             ));
         }
     }
+    refusals.extend(shared_files(&components));
     if refusals.is_empty() {
         return Ok(CutPlan { components, volumes: planned_volumes });
     }
@@ -234,6 +235,61 @@ impl CutPlan {
         unheld.dedup();
         unheld.len() <= 1
     }
+}
+
+/// What two components would both store: a declared key in plain (promise P9), or files that two writers
+/// claim, of which no restore could say whose they are.
+fn shared_files(components: &[PlannedComponent]) -> Vec<String> {
+    let mut shared = Vec::new();
+    for taker in components {
+        let at = || format!("writer `{}`, component `{}`", taker.writer, taker.component.reference());
+        for (_, selection) in &taker.selections {
+            for owner in components {
+                for key in owner.component.keys.iter().filter(|key| covers(selection, &key.path)) {
+                    shared.push(format!(
+                        "{}: takes in {}, a key of `{}`, which must not be stored in plain: exclude it",
+                        at(),
+                        key.path.display(),
+                        owner.writer
+                    ));
+                }
+                if owner.writer == taker.writer {
+                    continue;
+                }
+                for (_, other) in &owner.selections {
+                    let named = !other.recursive && !other.pattern.contains(['*', '?']);
+                    let path = if named { other.path.join(&other.pattern) } else { other.path.clone() };
+                    // Side files come and go with their database, which is named itself.
+                    if selection.recursive && !other.optional && covers(selection, &path) {
+                        shared.push(format!(
+                            "{}: takes in {}, which is component `{}` of writer `{}`: exclude it",
+                            at(),
+                            path.display(),
+                            owner.component.reference(),
+                            owner.writer
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    shared
+}
+
+/// Whether `selection` takes in `path`.
+fn covers(selection: &FileSelection, path: &Path) -> bool {
+    let Ok(below) = path.strip_prefix(&selection.path) else { return false };
+    let (Some(name), depth) = (below.file_name(), below.components().count()) else {
+        return selection.recursive;
+    };
+    let matches = Pattern::new(&selection.pattern).is_ok_and(|pattern| pattern.matches(name));
+    let excluded = || {
+        let excludes =
+            selection.exclude.iter().filter_map(|text| Exclude::new(text, &selection.path).ok()?);
+        let excludes: Vec<_> = excludes.collect();
+        below.ancestors().any(|part| excludes.iter().any(|exclude| exclude.matches(part)))
+    };
+    (selection.recursive || depth == 1) && (matches || selection.pattern == "*") && !excluded()
 }
 
 /// The strongest provider that can, or the one that was asked for.

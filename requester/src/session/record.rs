@@ -61,6 +61,11 @@ pub fn set(facts: Facts<'_>) -> BackupSet {
     let mut order: Vec<_> =
         members.iter().filter(|m| m.holds()).filter_map(|m| m.times.taken.map(|at| (at, &m.id))).collect();
     order.sort();
+    // What every writer had to reduce is not what the set is.
+    let backup_type = match members.first() {
+        Some(first) if members.iter().all(|m| m.backup_type == first.backup_type) => first.backup_type,
+        _ => backup_type,
+    };
     let lowest = records.iter().filter_map(|(_, record)| record.level).min();
     let mut warnings = Vec::new();
     let writers: Vec<_> = members
@@ -69,10 +74,13 @@ pub fn set(facts: Facts<'_>) -> BackupSet {
             let components: Vec<_> =
                 records.iter().filter(|(id, _)| *id == member.id).map(|(_, r)| r.clone()).collect();
             let keys = keys(member, sealed.get(&member.id).map_or(&[], Vec::as_slice));
+            if let KeysState::Missing { why } = &keys {
+                warnings.push(format!("`{}`: {why}; a restore needs them from another set", member.id));
+            }
             for warning in &member.metadata.warnings {
                 warnings.push(format!("`{}`: {warning}", member.id));
             }
-            writer(member, backup_type, components, keys)
+            writer(member, components, keys)
         })
         .collect();
     BackupSet {
@@ -103,12 +111,7 @@ pub fn set(facts: Facts<'_>) -> BackupSet {
     }
 }
 
-fn writer(
-    member: &Member,
-    backup_type: BackupType,
-    components: Vec<ComponentRecord>,
-    keys: KeysState,
-) -> WriterRecord {
+fn writer(member: &Member, components: Vec<ComponentRecord>, keys: KeysState) -> WriterRecord {
     let held_ms = match (member.times.called, member.times.released) {
         (Some(called), Some(released)) if member.holds() => {
             Some(released.saturating_sub(called) as f64 / 1e6)
@@ -118,7 +121,7 @@ fn writer(
     WriterRecord {
         id: member.id.clone(),
         writer_type: member.metadata.writer_type.clone(),
-        backup_type,
+        backup_type: member.backup_type,
         mark: member.mark.clone().filter(|_| member.holds()),
         held_ms,
         components,
@@ -129,7 +132,12 @@ fn writer(
 
 fn keys(member: &Member, sealed: &[SealedKey]) -> KeysState {
     if sealed.is_empty() {
-        return KeysState::NoneDeclared;
+        let declared = member.metadata.components.iter().any(|component| !component.keys.is_empty());
+        return if declared {
+            KeysState::Missing { why: "its keys were not chosen for this set".into() }
+        } else {
+            KeysState::NoneDeclared
+        };
     }
     let record = |(n, key): (usize, &SealedKey)| KeyRecord {
         component: key.component.clone(),

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
+use super::events::now_ns;
 use super::plan::CutPlan;
 use crate::failure::Exit;
 use crate::paths::Paths;
@@ -17,6 +18,45 @@ use crate::provider::{PreparedShadow, ProviderError, ShadowArea, ShadowCopy, Sha
 /// How long a cut that missed its deadline may take to notice, before it is left to itself. The writers
 /// are thawed at the deadline all the same.
 const STRAGGLER: Duration = Duration::from_millis(5);
+
+/// Cuts under way, in threads that outlive a session that is given up.
+static CUTS: AtomicUsize = AtomicUsize::new(0);
+
+/// How long such a cut may take to notice.
+const NOTICE: Duration = Duration::from_secs(5);
+
+/// Waits until no cut of this process is under way any more.
+pub(super) fn wait_for_cuts() {
+    let until = Instant::now() + NOTICE;
+    while CUTS.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Counts a cut for as long as it lives, panics included.
+struct UnderWay;
+
+impl UnderWay {
+    fn begin() -> Self {
+        CUTS.fetch_add(1, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        CUTS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Tells the cuts that they were given up, when the session that waits for them is.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
 
 /// Why there are no shadow copies.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +108,8 @@ pub struct Cut {
     pub volume: PathBuf,
     /// What is one instant.
     pub atomicity: String,
+    /// When it was begun, on the monotonic clock.
+    pub begun_ns: u64,
     /// How long it took.
     pub commit_ms: f64,
 }
@@ -119,6 +161,7 @@ impl Shadows {
                 provider: volume.provider.name().to_owned(),
                 volume: volume.root(),
                 atomicity: volume.provider.atomicity().to_string(),
+                begun_ns: 0,
                 commit_ms: 0.0,
             };
             let provider = Arc::clone(&volume.provider);
@@ -146,10 +189,14 @@ impl Shadows {
     /// The first provider's, or [`ShadowError::Late`].
     pub async fn commit(&mut self, deadline: Instant) -> Result<Vec<Cut>, ShadowError> {
         let cancel = Arc::new(AtomicBool::new(false));
+        let _cancel_on_drop = CancelOnDrop(Arc::clone(&cancel));
         let committing = std::mem::take(&mut self.prepared).into_iter().map(|mut one| {
             let cancel = Arc::clone(&cancel);
+            let under_way = UnderWay::begin();
             spawn_blocking(move || {
+                let _under_way = under_way;
                 let begun = Instant::now();
+                one.about.begun_ns = now_ns();
                 let committed = one.prepared.commit(deadline, &cancel);
                 one.about.commit_ms = begun.elapsed().as_secs_f64() * 1e3;
                 (one, committed)
@@ -159,7 +206,6 @@ impl Shadows {
         let done = tokio::time::timeout_at((deadline + STRAGGLER).into(), all).await;
         let Ok(done) = done else {
             // They notice soon, and remove what they made when they are dropped over there.
-            cancel.store(true, Ordering::SeqCst);
             return Err(ShadowError::Late);
         };
         let mut cuts = Vec::new();

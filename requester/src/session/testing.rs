@@ -67,7 +67,7 @@ pub fn member(id: &str, level: FreezeLevel, fault: Fault) -> (Member, Probe) {
         components: vec![],
         warnings: vec![],
     };
-    (Member::new(metadata, BUDGET, Box::new(participant)), probe)
+    (Member::new(metadata, BackupType::Full, BUDGET, Box::new(participant)), probe)
 }
 
 #[async_trait]

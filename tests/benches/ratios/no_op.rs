@@ -53,7 +53,7 @@ async fn ready(
     metadata: WriterMetadata,
     participant: Box<dyn BackupParticipant>,
 ) -> Result<Member, BenchError> {
-    let mut member = Member::new(metadata, BUDGET, participant);
+    let mut member = Member::new(metadata, holdfast_writer_api::BackupType::Full, BUDGET, participant);
     member.done(holdfast_writer_api::state::Event::BackupPrepared);
     member.prepare_snapshot(Uuid::nil()).await?;
     Ok(member)

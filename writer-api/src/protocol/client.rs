@@ -32,6 +32,8 @@ const LONG: Duration = Duration::from_secs(24 * 3600);
 const THAW: Duration = Duration::from_millis(1000);
 /// How long a killed process may take to be gone. One that is not, waits in the kernel.
 const REAP: Duration = Duration::from_secs(5);
+/// The same where nobody can wait for long: a dropped session has others to release.
+const REAP_IN_DROP: Duration = Duration::from_millis(500);
 
 /// How to start a writer's process.
 #[derive(Debug, Clone)]
@@ -241,40 +243,62 @@ impl Process {
     }
 
     /// Kills the process group and waits until the child is gone: then, and only then, everything it
-    /// held is released.
-    fn end(&mut self) -> Result<(), WriterError> {
-        if self.reaped {
-            return Ok(());
-        }
-        let pid = rustix::process::Pid::from_child(&self.child);
-        // ESRCH: gone already; the wait below tells.
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+    /// held is released. Others are thawed meanwhile.
+    async fn end_async(&mut self) -> Result<(), WriterError> {
+        self.kill();
         let until = Instant::now() + REAP;
         let mut pause = Duration::from_micros(50);
-        loop {
-            match self.child.try_wait() {
-                Ok(Some(_)) => {
-                    self.reaped = true;
-                    return Ok(());
-                }
-                Ok(None) if Instant::now() < until => {
-                    std::thread::sleep(pause);
-                    pause = (pause * 2).min(Duration::from_millis(5));
-                }
-                Ok(None) => {
-                    let cause = Cause::new(format!(
-                        "process {} was killed and is still there after {} s",
-                        self.child.id(),
-                        REAP.as_secs()
-                    ));
-                    return Err(WriterError::StuckFrozen { writer: self.writer.clone(), cause });
-                }
-                Err(error) => {
-                    let cause = Cause::from_error(&error);
-                    return Err(WriterError::StuckFrozen { writer: self.writer.clone(), cause });
-                }
+        while !self.is_gone()? {
+            if Instant::now() >= until {
+                return Err(self.still_there(REAP));
             }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(5));
         }
+        Ok(())
+    }
+
+    /// As [`Self::end_async`], where nothing can be awaited.
+    fn end(&mut self) -> Result<(), WriterError> {
+        self.kill();
+        let until = Instant::now() + REAP_IN_DROP;
+        let mut pause = Duration::from_micros(50);
+        while !self.is_gone()? {
+            if Instant::now() >= until {
+                return Err(self.still_there(REAP_IN_DROP));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    fn kill(&self) {
+        if !self.reaped {
+            let pid = rustix::process::Pid::from_child(&self.child);
+            // ESRCH: gone already; whoever waits for it is told.
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+        }
+    }
+
+    fn is_gone(&mut self) -> Result<bool, WriterError> {
+        if !self.reaped {
+            let waited = self.child.try_wait().map_err(|error| WriterError::StuckFrozen {
+                writer: self.writer.clone(),
+                cause: Cause::from_error(&error),
+            })?;
+            self.reaped = waited.is_some();
+        }
+        Ok(self.reaped)
+    }
+
+    fn still_there(&self, after: Duration) -> WriterError {
+        let cause = Cause::new(format!(
+            "process {} was killed and is still there after {} ms",
+            self.child.id(),
+            after.as_millis()
+        ));
+        WriterError::StuckFrozen { writer: self.writer.clone(), cause }
     }
 }
 
@@ -307,15 +331,21 @@ impl BackupParticipant for RemoteParticipant {
 
     async fn thaw(&mut self) -> Result<Thawed, WriterError> {
         if self.process.broken {
-            return self.process.end().map(|()| Thawed::Released);
+            return self.process.end_async().await.map(|()| Thawed::Released);
         }
         match self.process.call(&Call::Thaw {}, THAW, "thaw").await {
             Ok(Value { value }) => Ok(value),
             // Whatever went wrong, its end releases; that it was necessary is the backup's failure.
             Err(error) => {
                 self.process.broken = true;
-                self.process.end()?;
-                Err(error)
+                self.process.end_async().await?;
+                Err(match error {
+                    // It said that it may still hold, and has ended since: it does not.
+                    WriterError::StuckFrozen { writer, cause } => {
+                        WriterError::NotResponding { writer, cause }
+                    }
+                    other => other,
+                })
             }
         }
     }
@@ -330,11 +360,11 @@ impl BackupParticipant for RemoteParticipant {
 
     async fn abort(&mut self) -> Result<(), WriterError> {
         if self.process.broken {
-            return self.process.end();
+            return self.process.end_async().await;
         }
         let aborted = self.process.call::<Done>(&Call::Abort {}, THAW, "abort").await;
         self.process.broken = true;
-        self.process.end()?;
+        self.process.end_async().await?;
         aborted.map(drop)
     }
 

@@ -18,10 +18,10 @@ use super::set::SetContents;
 use super::units::{self, Unit};
 use super::{RestoreEnvironment, RestoreOptions};
 use crate::failure::{Exit, Failure, NOTHING_CHANGED};
+use crate::process::start_time;
 use crate::repository::{self, Repository, RepositoryError, StoredSet};
 use crate::restore::space::{self, Margin, Need};
 use crate::restore::target::TargetMap;
-use crate::session::holders::start_time;
 
 const VERIFY_SCHEMA: &str = "holdfast.verify/1";
 
