@@ -149,6 +149,15 @@ fn measure(journal: Journal, pause: Duration) -> Result<Row, BenchError> {
             }
         }
     }
+    eprintln!(
+        "{} rounds: bare {}, window {}, hold {}, cut {}, given up {}",
+        row.window.len(),
+        row.bare,
+        row.window,
+        row.hold,
+        row.cut,
+        row.given_up
+    );
     // Ended before its volume is unmounted.
     drop(application);
     Ok(row)
