@@ -273,6 +273,32 @@ impl Repository {
         }
         Ok(ids.len())
     }
+
+    /// Takes back a set of the caller's own making: its snapshots are removed, and what is left of its parts. For the
+    /// session that has just committed it, which holds a shared lock and so cannot [`forget`](Self::forget). Its data
+    /// stay until [`prune`](Self::prune). Nothing to take back is no error.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Locked`] by another's exclusive lock; [`RepositoryError::Damaged`]; the storage's failures.
+    /// After an error the set may be there, whole.
+    pub fn take_back(&self, set: Uuid) -> Result<(), RepositoryError> {
+        let _lock = self.lock(LockKind::Shared)?;
+        let found = self.snapshots()?.into_iter().filter(|snapshot| set_tag(&snapshot.tags) == Some(set));
+        let (parts, whole): (Vec<_>, Vec<_>) =
+            found.partition(|snapshot| snapshot.tags.contains(TAG_PARTIAL));
+        let mut whole: Vec<_> =
+            whole.into_iter().filter(|snapshot| snapshot.tags.contains(TAG_SET)).collect();
+        // Older ones first: dying in between must not bring an older version back. Parts last: `gc` finds them.
+        whole.sort_by_key(|snapshot| revision_tag(&snapshot.tags));
+        let mut ids = whole.iter().chain(&parts).map(|snapshot| snapshot.id);
+        ids.try_for_each(|id| self.remove_snapshots(&[id]))
+    }
+}
+
+/// How often the set was amended.
+pub(super) fn revision_tag(tags: &StringList) -> u32 {
+    let counted = tags.iter().find_map(|tag| tag.strip_prefix(TAG_REVISION)?.parse().ok());
+    counted.unwrap_or(0)
 }
 
 pub(super) fn set_tag(tags: &StringList) -> Option<Uuid> {

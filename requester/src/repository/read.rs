@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     Repository,
-    archive::{TAG_PARTIAL, TAG_REVISION, TAG_SET, is_reserved, set_tag},
+    archive::{TAG_PARTIAL, TAG_SET, is_reserved, revision_tag, set_tag},
     crypto,
     error::{Meaning, RepositoryError},
     source::{EntryMetadata, from_go_mode},
@@ -61,7 +61,6 @@ impl StoredSet {
         if !snapshot.tags.contains(TAG_SET) || snapshot.tags.contains(TAG_PARTIAL) {
             return None;
         }
-        let revision = snapshot.tags.iter().find_map(|tag| tag.strip_prefix(TAG_REVISION)?.parse().ok());
         let summary = snapshot.summary.as_ref();
         Some(Self {
             set: set_tag(&snapshot.tags)?,
@@ -72,7 +71,7 @@ impl StoredSet {
             label: snapshot.label.clone(),
             bytes: summary.map_or(0, |summary| summary.total_bytes_processed),
             files: summary.map_or(0, |summary| summary.total_files_processed),
-            revision: revision.unwrap_or(0),
+            revision: revision_tag(&snapshot.tags),
             superseded: Vec::new(),
             id: snapshot.id,
             tree: snapshot.tree,

@@ -1,7 +1,8 @@
 //! Storing a set beside the session: all of it or nothing, also when the session is given up meanwhile.
 //!
 //! Owns: that a session which was dropped finds no set made behind its back. The repository library cannot be
-//! interrupted; what it archives after that is a part without a set, and a commit under way is taken back.
+//! interrupted; what it archives after that is a part without a set, and a commit under way is taken back. Taking back
+//! works beside the shared lock that a session holds from its start to its end.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -73,13 +74,18 @@ fn work(repository: &Repository, order: Order, gate: &Gate) -> Result<StoredSet,
         return Err(StoreError::GivenUp);
     }
     let _ended_on_drop = End(gate.clone());
-    let stored = repository.commit(&identity, &[partial], documents)?;
+    let stored = repository.commit(&identity, &[partial], documents).inspect_err(|_| {
+        // Only the removal of the parts may have failed: then there is a set, of which nobody will be told.
+        if let Err(error) = repository.take_back(identity.set) {
+            tracing::warn!(set = %identity.set, %error, "what a failed commit left could not be removed");
+        }
+    })?;
     // The set exists once it has been read again, as whoever restores it will.
     let (document, written) = proof;
     let again = repository.set(identity.set);
     let read = again.and_then(|set| repository.read_document(&set, document.as_ref(), written.len() as u64));
     if gate.given_up() {
-        repository.forget(&[identity.set])?;
+        repository.take_back(identity.set)?;
         return Err(StoreError::GivenUp);
     }
     let wrong = match read {
@@ -87,7 +93,7 @@ fn work(repository: &Repository, order: Order, gate: &Gate) -> Result<StoredSet,
         Ok(_) => None,
         Err(error) => Some(error),
     };
-    match repository.forget(&[identity.set]) {
+    match repository.take_back(identity.set) {
         Ok(()) => Err(StoreError::NotReadBack { document, source: wrong }),
         Err(source) => Err(StoreError::NotTakenBack { document, source }),
     }
@@ -151,7 +157,7 @@ impl Drop for End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repository::{Options, Password};
+    use crate::repository::{LockKind, Options, Password};
 
     fn order(proof: &[u8]) -> Order {
         let document = Document { path: "set.json".into(), bytes: b"{}".to_vec() };
@@ -177,13 +183,20 @@ mod tests {
         (place, made.unwrap())
     }
 
+    /// As every session does, from its start to its end: nothing here may need the repository alone.
+    fn held(repository: &Repository) -> crate::repository::LockGuard {
+        repository.lock(LockKind::Shared).unwrap()
+    }
+
     #[tokio::test]
     async fn what_does_not_read_back_is_no_set() {
         let (_place, repository) = scratch();
+        let _shared = held(&repository);
         let refused = store(repository.clone(), order(b"other")).await.unwrap_err();
         assert!(matches!(refused, StoreError::NotReadBack { source: None, .. }), "{refused:?}");
         let refused = store(repository.clone(), order(b"[")).await.unwrap_err();
         assert!(matches!(refused, StoreError::NotReadBack { source: Some(_), .. }), "{refused:?}");
+        assert_eq!(repository.sets().unwrap(), [], "both were taken back");
         store(repository.clone(), order(b"{}")).await.unwrap();
         assert_eq!(repository.sets().unwrap().len(), 1);
     }
@@ -192,6 +205,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_session_that_is_given_up_finds_no_set_made_behind_its_back() {
         let (_place, repository) = scratch();
+        let _shared = held(&repository);
         for after_ms in [0, 5, 20, 40, 60, 80, 120] {
             let storing = store(repository.clone(), order(b"{}"));
             let given_up = tokio::time::timeout(Duration::from_millis(after_ms), storing).await.is_err();
@@ -200,8 +214,29 @@ mod tests {
                 assert!(sets.is_empty(), "given up after {after_ms} ms: {sets:?}");
             }
             for set in sets {
-                repository.forget(&[set.set]).unwrap();
+                repository.take_back(set.set).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn a_commit_during_which_the_session_is_given_up_is_taken_back() {
+        let (_place, repository) = scratch();
+        let _shared = held(&repository);
+        let gate = Gate::default();
+        let session = {
+            let gate = gate.clone();
+            std::thread::spawn(move || {
+                while !gate.lock().committing {
+                    std::thread::yield_now();
+                }
+                gate.give_up();
+            })
+        };
+        let refused = work(&repository, order(b"{}"), &gate).unwrap_err();
+        assert!(matches!(refused, StoreError::GivenUp), "{refused:?}");
+        session.join().unwrap();
+        assert_eq!(repository.sets().unwrap(), []);
+        assert_eq!(repository.partials().unwrap(), []);
     }
 }
