@@ -52,7 +52,7 @@ use crate::writers::ConfiguredWriter;
 
 pub use keys::KeySource;
 pub use plan::{Check, PlannedKey, PlannedUnit, PlannedWriter, Refusal, RestorePlan, plan};
-pub use recover::{RecoverOptions, RecoverReport, Recovery, recover};
+pub use recover::{RecoverOptions, RecoverReport, Recovery, nothing_registered, recover};
 pub use report::{RestoreReport, StepReport, WriterReport};
 pub use run::execute;
 pub use stop::StopReport;

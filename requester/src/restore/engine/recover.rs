@@ -15,6 +15,7 @@ use super::finish::{Run, finish, give_up};
 use super::report::WriterReport;
 use super::request::{RequestError, SavedRequest};
 use crate::failure::{Exit, Failure};
+use crate::paths::Paths;
 use crate::restore::error::{LiveState, Problem, RestoreError};
 use crate::restore::registration::{Marker, Registry};
 use crate::restore::{Phase, Placement, Undo};
@@ -63,6 +64,19 @@ pub struct Recovery {
     pub report: WriterReport,
 }
 
+/// The report of a [`recover`] that finds nothing to do; `None` when there is something. Takes neither configuration nor
+/// lock: a start gate must not fail for what a restore would need that nobody registered.
+///
+/// # Errors
+/// A marker cannot be read.
+pub async fn nothing_registered(
+    paths: &Paths,
+    options: &RecoverOptions,
+) -> Result<Option<RecoverReport>, Failure> {
+    let found = registered(paths, options).await?;
+    Ok(found.is_empty().then(|| RecoverReport { schema: RECOVER_SCHEMA, restores: Vec::new() }))
+}
+
 /// Goes on with every registered restore, or gives it up.
 ///
 /// # Errors
@@ -73,7 +87,7 @@ pub async fn recover(
     options: &RecoverOptions,
 ) -> Result<RecoverReport, Failure> {
     let mut report = RecoverReport { schema: RECOVER_SCHEMA, restores: Vec::new() };
-    let found = registered(env, options).await?;
+    let found = registered(env.paths, options).await?;
     if found.is_empty() {
         return Ok(report);
     }
@@ -101,7 +115,7 @@ pub async fn recover(
         Err(error) => return Err(error.into()),
     };
     let mut first = None;
-    for markers in registered(env, options).await? {
+    for markers in registered(env.paths, options).await? {
         match one(env, options, &markers).await {
             Ok(recoveries) => report.restores.extend(recoveries),
             Err(failure) => {
@@ -118,17 +132,14 @@ pub async fn recover(
 }
 
 /// The restores that ask for something, oldest first, each with the markers of all its writers in their order.
-async fn registered(
-    env: &RestoreEnvironment<'_>,
-    options: &RecoverOptions,
-) -> Result<Vec<Vec<Marker>>, Failure> {
+async fn registered(paths: &Paths, options: &RecoverOptions) -> Result<Vec<Vec<Marker>>, Failure> {
     let held = |problem: Problem| {
         let what = "it cannot be told whether a restore is registered, so no application may start";
         Failure::new(Exit::Failed, what, problem, "registered restores stay as they are")
             .help("look at the markers in `restores` of the state folder")
     };
-    let state = env.paths.state.clone();
-    let folder = env.paths.restores();
+    let state = paths.state.clone();
+    let folder = paths.restores();
     let listed = blocking(move || {
         match folder.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
