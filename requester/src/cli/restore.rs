@@ -185,14 +185,19 @@ pub async fn recover(
     roll_back: bool,
     assume_stopped: bool,
 ) -> Result<Exit, Failure> {
+    let options = RecoverOptions { writer: writer.map(str::to_owned), roll_back, assume_stopped };
     // A start gate runs before every start: where nothing is registered it needs nothing at all.
+    if let Some(report) = engine::nothing_registered(&context.paths, &options).await? {
+        context.output.line("no restore is registered: nothing to recover");
+        context.output.document(&report);
+        return Ok(Exit::Ok);
+    }
     let config = context.config_if_any()?;
     let writers = context.writers(&config)?;
     context.create_paths()?;
     let note = |text: &str| context.output.note(text);
     let at = |name: &str| pause::at(&context.paths, name);
     let environment = environment(context, &writers, &note, &at, None);
-    let options = RecoverOptions { writer: writer.map(str::to_owned), roll_back, assume_stopped };
     let report = engine::recover(&environment, &options).await?;
     for recovery in &report.restores {
         context.output.line(format!("{}: {}", recovery.report.writer, recovery.outcome));

@@ -43,5 +43,5 @@ pub use offline::{Evidence, Offline, OfflineCheck, Probe};
 pub use phase::{Event, Phase};
 pub use placement::{About, OldData, Placement, Resumed, Undo};
 pub use plan::{Plan, UnitSpec};
-pub use registration::{Marker, Registry};
+pub use registration::{Marker, Registry, Together};
 pub use site::{NoSteps, Steps};

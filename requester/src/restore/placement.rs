@@ -22,7 +22,8 @@ use super::{
     phase::{Event, Phase},
     plan::Plan,
     registration::{
-        CompanionRecord, Marker, PhaseEntered, Registry, SCHEMA, SiteRecord, UnitRecord, hidden_name,
+        CompanionRecord, Marker, PhaseEntered, Registry, SCHEMA, SiteRecord, Together, UnitRecord,
+        hidden_name,
     },
     site::{Place, Site, Steps, name_of, reached},
     walk,
@@ -37,6 +38,8 @@ pub struct About {
     pub set: String,
     /// The writer.
     pub writer: String,
+    /// The restore of several writers that this one is a part of.
+    pub together: Option<Together>,
     /// Logical paths of its components.
     pub components: Vec<String>,
     /// What the user confirmed by name.
@@ -142,6 +145,7 @@ impl Placement {
             restore: about.restore,
             set: about.set,
             writer: about.writer,
+            together: about.together,
             components: about.components,
             confirmations: about.confirmations,
             phase: Phase::Staging,

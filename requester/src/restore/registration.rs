@@ -40,6 +40,9 @@ pub struct Marker {
     pub set: String,
     /// The writer whose components are restored.
     pub writer: String,
+    /// The restore of several writers that this one is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub together: Option<Together>,
     /// Their logical paths.
     pub components: Vec<String>,
     /// What the user confirmed by name, for example that an application is stopped.
@@ -58,6 +61,15 @@ pub struct Marker {
     pub units: Vec<UnitRecord>,
     /// When each phase was entered.
     pub history: Vec<PhaseEntered>,
+}
+
+/// A restore of one or more writers, each with a marker of its own: they go forward together, or back together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Together {
+    /// The same in the markers of all its writers.
+    pub id: Uuid,
+    /// All its writers, in the order in which their data are put in place.
+    pub writers: Vec<String>,
 }
 
 /// When a phase was entered.
@@ -128,6 +140,12 @@ impl Marker {
     /// The folder name of this restore beside its targets.
     pub fn hidden_name(&self) -> OsString {
         hidden_name(self.restore)
+    }
+
+    /// Where this writer comes in the order of its restore.
+    pub fn position(&self) -> usize {
+        let writers = self.together.iter().flat_map(|together| &together.writers);
+        writers.take_while(|writer| **writer != self.writer).count()
     }
 
     fn check(&self, path: &Path) -> Result<(), Problem> {

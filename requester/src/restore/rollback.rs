@@ -36,6 +36,40 @@ impl Placement {
         run(self).map_err(|problem| self.error(problem))
     }
 
+    /// Makes it durable that this restore goes back, and moves nothing yet: so that of several restores that belong
+    /// together none goes forward once another has begun to go back. Done before: no effect.
+    ///
+    /// # Errors
+    /// As [`rollback`](Self::rollback).
+    pub fn give_up(&mut self, undo: Undo, steps: &dyn Steps) -> Result<(), RestoreError> {
+        if self.marker.phase == Phase::RollingBack {
+            return Ok(());
+        }
+        self.begin_rollback(undo, steps).map_err(|problem| self.error(problem))
+    }
+
+    /// Blocks again whatever is the new data already; a restore that was [given up](Self::give_up) only. Done before: no
+    /// effect. With several restores that belong together: all of them, before old data of any return.
+    ///
+    /// # Errors
+    /// As [`rollback`](Self::rollback).
+    pub fn withdraw(&mut self, steps: &dyn Steps) -> Result<(), RestoreError> {
+        self.block_published(steps).map_err(|problem| self.error(problem))
+    }
+
+    fn block_published(&self, steps: &dyn Steps) -> Result<(), Problem> {
+        if self.marker.phase != Phase::RollingBack || self.marker.rollback_from == Some(Phase::Staging) {
+            return Ok(());
+        }
+        let sites = self.sites()?;
+        for unit in self.marker.units.iter().filter(|unit| unit.was_published) {
+            if let Some(site) = open(&sites, unit) {
+                block_again(site, unit, steps)?;
+            }
+        }
+        sync_all(&sites)
+    }
+
     /// Undoes what a failed start made.
     pub(super) fn run_rollback_from_here(&mut self, steps: &dyn Steps) -> Result<(), Problem> {
         self.begin_rollback(Undo::BeforePublish, steps)?;
@@ -81,12 +115,7 @@ impl Placement {
         let sites = self.sites()?;
         let from = self.marker.rollback_from.unwrap_or(Phase::Registered);
         if from != Phase::Staging {
-            for unit in self.marker.units.iter().filter(|unit| unit.was_published) {
-                if let Some(site) = open(&sites, unit) {
-                    block_again(site, unit, steps)?;
-                }
-            }
-            sync_all(&sites)?;
+            self.block_published(steps)?;
             for unit in &self.marker.units {
                 if let Some(site) = open(&sites, unit) {
                     unblock(site, unit, from, steps)?;

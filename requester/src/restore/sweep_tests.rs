@@ -88,6 +88,7 @@ impl Bench {
             restore: self.restore,
             set: "set-1".into(),
             writer: "ca".into(),
+            together: None,
             components: vec!["/ca/db".into()],
             confirmations: vec![],
         }

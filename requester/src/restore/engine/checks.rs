@@ -332,18 +332,27 @@ pub(super) fn say_steps(plan: &mut RestorePlan) {
     }
     steps.push("let every writer check what was staged; until here nothing live is touched".to_owned());
     for writer in &plan.writers {
-        let id = &writer.id;
-        steps.push(format!("register the restore of `{id}`, and block its live paths"));
-        if writer.configured {
-            steps.push(format!("let `{id}` recover and verify the staged data"));
-        }
+        steps.push(format!("register the restore of `{}`", writer.id));
+    }
+    for writer in &plan.writers {
+        steps.push(format!("block the live paths of `{}`", writer.id));
+    }
+    for writer in plan.writers.iter().filter(|writer| writer.configured) {
+        steps.push(format!("let `{}` recover and verify the staged data", writer.id));
+    }
+    for writer in &plan.writers {
         for unit in &writer.units {
             steps.push(format!("put {} in place", unit.to.display()));
         }
         for key in writer.keys.iter().filter(|key| key.source == KeySource::Opened) {
             steps.push(format!("put the key {} in place", key.to.display()));
         }
-        steps.extend(writer.steps.iter().map(|step| format!("`{id}`: {step}")));
+    }
+    for writer in &plan.writers {
+        steps.extend(writer.steps.iter().map(|step| format!("`{}`: {step}", writer.id)));
+    }
+    for writer in &plan.writers {
+        let id = &writer.id;
         steps.push(match &writer.keep_old {
             Some(why) => format!("keep the old data of `{id}` beside the new: {why}"),
             None => format!("remove the old data of `{id}`"),

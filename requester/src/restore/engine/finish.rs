@@ -1,10 +1,12 @@
-//! Takes one writer's restore from where it stands to its end: the same function in a first run and after a crash.
+//! Takes the restore of its writers from where each stands to its end: the same function in a first run and after a crash.
 //!
 //! Owns: the order of marker moves and writer calls (promise P8), and what a failure in each phase leads to.
 //! Leaves to others: the moves ([`crate::restore::placement`]), and what was staged ([`super::stage`]).
 //!
-//! **Invariant:** as long as nothing live was moved, a first run that cannot go on takes itself back: a refusal. From
-//! then on a failure leaves the live path blocked, and `holdfast recover` goes on.
+//! **Invariant:** until every live path is blocked, a first run that cannot go on takes itself back: a refusal. From then
+//! on a failure leaves the live paths blocked, and `holdfast recover` goes on.
+//! **Invariant:** all writers of a restore go forward, or all go back: a crash never leaves the application of one on
+//! old data beside another on new.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +37,8 @@ pub(super) struct Run {
     /// A first run: what it began it can take back as long as nothing live was moved.
     pub fresh: bool,
     pub assume_stopped: bool,
+    /// Its writer was told of the registration, by this process.
+    pub announced: bool,
     pub report: WriterReport,
 }
 
@@ -48,7 +52,16 @@ impl Run {
             ..WriterReport::default()
         };
         let assume_stopped = saved.assume_stopped;
-        Self { writer, saved, placement: Some(placement), participant: None, fresh, assume_stopped, report }
+        Self {
+            writer,
+            saved,
+            placement: Some(placement),
+            participant: None,
+            fresh,
+            assume_stopped,
+            announced: false,
+            report,
+        }
     }
 
     pub fn phase(&self) -> Phase {
@@ -93,31 +106,86 @@ impl Run {
         fault::unfinished(&self.writer, what, error, LiveState::of(self.phase()))
     }
 
-    /// Takes back what nothing live depends on yet; `failure` becomes a refusal if that works.
-    async fn take_back(&mut self, env: &RestoreEnvironment<'_>, mut failure: Failure) -> Failure {
-        if !self.fresh || stopped(&failure) {
-            return failure;
+    /// A refusal unless the application is down.
+    pub async fn must_be_down(&mut self) -> Result<(), Failure> {
+        let answer = self.ask().await;
+        if answer.may_move {
+            return Ok(());
         }
-        match self.on_disk(env, |placement, steps| placement.rollback(Undo::BeforePublish, steps)).await {
-            Ok(()) => {
-                SavedRequest::remove(env.paths, self.saved.restore);
-                failure.state = NOTHING_CHANGED.into();
-                failure.help = None;
-                if failure.exit == Exit::Failed {
-                    failure.exit = Exit::Refused;
-                }
-            }
-            Err(error) => {
-                failure.state = format!(
-                    "{}; taking it back failed too: {}",
-                    fault::state(&self.writer, error.state),
-                    chain(&error)
-                );
-                failure.help = Some(fault::go_on(&self.writer));
-            }
+        let what = format!("the application of `{}` is not down: {}", self.writer, answer.result);
+        let phase = self.phase();
+        if phase == Phase::Staging {
+            return Err(Failure::refused(Exit::Refused, what));
         }
-        failure
+        let state = fault::state(&self.writer, LiveState::of(phase));
+        Err(Failure { state, ..Failure::refused(Exit::Failed, what) }.help(fault::go_on(&self.writer)))
     }
+}
+
+/// Takes a first run back as long as nothing is published; `failure` becomes a refusal if that works.
+pub(super) async fn take_back(
+    env: &RestoreEnvironment<'_>,
+    runs: &mut [Run],
+    mut failure: Failure,
+) -> Failure {
+    if stopped(&failure) || runs.iter().any(|run| !run.fresh) {
+        return failure;
+    }
+    for run in runs.iter_mut().filter(|run| run.announced) {
+        let Some(mut participant) = run.participant.take() else { continue };
+        if let Err(error) = short(&run.writer, "unregister the restore", participant.unregister()).await {
+            (env.note)(&format!("`{}` could not unregister the restore: {}", run.writer, chain(&error)));
+        }
+    }
+    match give_up(env, runs, Undo::BeforePublish).await {
+        Ok(()) => {
+            failure.state = NOTHING_CHANGED.into();
+            failure.help = None;
+            if failure.exit == Exit::Failed {
+                failure.exit = Exit::Refused;
+            }
+        }
+        Err((writer, error)) => {
+            failure.state = format!(
+                "{}; taking it back failed too: {}",
+                fault::state(&writer, error.state),
+                chain(&error)
+            );
+            failure.help = Some(fault::go_on(&writer));
+        }
+    }
+    failure
+}
+
+/// Puts the old data of all back. Whatever crash comes between two of them, none goes forward any more.
+///
+/// # Errors
+/// Whose did not go back, and why.
+pub(super) async fn give_up(
+    env: &RestoreEnvironment<'_>,
+    runs: &mut [Run],
+    undo: Undo,
+) -> Result<(), (String, RestoreError)> {
+    for run in runs.iter_mut() {
+        let done = run.on_disk(env, move |placement, steps| placement.give_up(undo, steps)).await;
+        done.map_err(|error| (run.writer.clone(), error))?;
+    }
+    for run in runs.iter_mut() {
+        let done = run.on_disk(env, |placement, steps| placement.withdraw(steps)).await;
+        done.map_err(|error| (run.writer.clone(), error))?;
+    }
+    // Every one is tried: what hinders one says nothing of the next.
+    let mut first = Ok(());
+    for run in runs {
+        match run.on_disk(env, move |placement, steps| placement.rollback(undo, steps)).await {
+            Ok(()) => SavedRequest::remove(env.paths, run.saved.restore),
+            Err(error) if matches!(error.problem, Problem::Stopped { .. }) => {
+                return Err((run.writer.clone(), error));
+            }
+            Err(error) => first = first.and(Err((run.writer.clone(), error))),
+        }
+    }
+    first
 }
 
 /// The live paths at which no blocker stands: only there can an application have something open.
@@ -137,80 +205,102 @@ pub(super) fn stopped(failure: &Failure) -> bool {
     cause.is_some_and(|error| matches!(error.problem, Problem::Stopped { .. }))
 }
 
-/// Goes on until the restore is over.
+/// Goes on until the restore of all of `runs` is over; each is registered at least. They go step by step together: no
+/// data are published before all are recovered, and no old data removed before all are published.
 ///
 /// # Errors
-/// A refusal that changed nothing, in a first run before anything live was moved; else exit 1, the live path blocked or
-/// already restored, as the failure's state says.
-pub(super) async fn finish(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
-    loop {
-        match run.phase() {
-            Phase::Staging => register(env, run).await?,
-            Phase::Registered => block(env, run).await?,
-            Phase::Blocked => recover_staged(env, run).await?,
-            Phase::Recovered | Phase::Publishing => publish(env, run).await?,
-            Phase::Published => return close(env, run).await,
-            Phase::Settled => return Ok(()),
-            Phase::Settling => return settle(env, run, OldData::Remove).await,
-            Phase::RollingBack => {
-                let what = format!("the restore of `{}` is being given up", run.writer);
-                return Err(Failure::refused(Exit::Failed, what).help(fault::go_on(&run.writer)));
-            }
+/// A refusal that changed nothing, in a first run before all are blocked; else exit 1, the live paths blocked or already
+/// restored, as the failure's state says.
+pub(super) async fn finish(env: &RestoreEnvironment<'_>, runs: &mut [Run]) -> Result<(), Failure> {
+    if let Err(failure) = block_all(env, runs).await {
+        return Err(take_back(env, runs, failure).await);
+    }
+    each(env, runs, &[Phase::Blocked], recover_staged).await?;
+    each(env, runs, &[Phase::Recovered, Phase::Publishing], publish).await?;
+    each(env, runs, &[Phase::Published], close).await?;
+    each(env, runs, &[Phase::Published, Phase::Settling], settle).await
+}
+
+async fn block_all(env: &RestoreEnvironment<'_>, runs: &mut [Run]) -> Result<(), Failure> {
+    each(env, runs, &[Phase::Registered], announce).await?;
+    each(env, runs, &[Phase::Registered], block).await
+}
+
+/// Does `step` with every run that is in one of `phases`, in order, up to the first that fails.
+async fn each(
+    env: &RestoreEnvironment<'_>,
+    runs: &mut [Run],
+    phases: &[Phase],
+    step: impl AsyncFn(&RestoreEnvironment<'_>, &mut Run) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut failed = None;
+    for run in runs.iter_mut().filter(|run| phases.contains(&run.phase())) {
+        if let Err(failure) = step(env, run).await {
+            failed = Some((run.writer.clone(), failure));
+            break;
         }
+    }
+    match failed {
+        Some((writer, failure)) => Err(beside(failure, runs, &writer)),
+        None => Ok(()),
     }
 }
 
-async fn register(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
-    let writer = run.writer.clone();
-    let answer = run.ask().await;
-    if !answer.may_move {
-        let what = format!("the application of `{writer}` is not down: {}", answer.result);
-        return Err(run.take_back(env, Failure::refused(Exit::Refused, what)).await);
+/// Adds how the others of the same restore stand.
+fn beside(mut failure: Failure, runs: &[Run], writer: &str) -> Failure {
+    let others = |phases: &[Phase]| {
+        let found = runs.iter().filter(|run| run.writer != writer && phases.contains(&run.phase()));
+        found.map(|run| format!("`{}`", run.writer)).collect::<Vec<_>>().join(", ")
+    };
+    use Phase as P;
+    for (what, phases) in [
+        ("blocked with it", [P::Registered, P::Blocked, P::Recovered, P::Publishing].as_slice()),
+        ("restored before", &[P::Published, P::Settled, P::Settling]),
+    ] {
+        let names = others(phases);
+        if !names.is_empty() {
+            failure.state = format!("{}; {what}: {names}", failure.state);
+        }
     }
+    failure
+}
+
+/// Makes the restore of one writer binding.
+pub(super) async fn register(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
+    let writer = run.writer.clone();
     let (saved, paths) = (run.saved.clone(), env.paths.clone());
     let result = blocking(move || saved.save(&paths)).await;
-    if let Err(error) = result {
+    result.map_err(|error| {
         let what = format!("the restore of `{writer}` cannot be registered");
-        let failure = Failure::new(Exit::Failed, what, error, NOTHING_CHANGED);
-        return Err(run.take_back(env, failure).await);
-    }
-    if let Err(error) = run.on_disk(env, |placement, steps| placement.register(steps)).await {
-        let failure =
-            fault::placement(&writer, format!("the restore of `{writer}` cannot be registered"), error);
-        return Err(run.take_back(env, failure).await);
-    }
+        Failure::new(Exit::Failed, what, error, NOTHING_CHANGED)
+    })?;
+    run.on_disk(env, |placement, steps| placement.register(steps)).await.map_err(|error| {
+        fault::placement(&writer, format!("the restore of `{writer}` cannot be registered"), error)
+    })?;
     (env.at)("registered");
     Ok(())
 }
 
+/// Tells the writer, before the first live path of any is touched.
+async fn announce(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
+    let Some(mut participant) = run.participant.take() else { return Ok(()) };
+    let registration = Registration {
+        map: run.saved.map.clone(),
+        marker: env.paths.restores().join(format!("{}.json", run.saved.restore)),
+    };
+    let told = short(&run.writer, "register the restore", participant.register(&registration)).await;
+    run.participant = Some(participant);
+    run.announced = told.is_ok();
+    told.map_err(|error| run.unfinished(format!("`{}` does not take the restore", run.writer), error))
+}
+
 async fn block(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
     let writer = run.writer.clone();
-    if run.participant.is_some() {
-        let registration = Registration {
-            map: run.saved.map.clone(),
-            marker: env.paths.restores().join(format!("{}.json", run.saved.restore)),
-        };
-        if let Some(participant) = &mut run.participant
-            && let Err(error) =
-                short(&writer, "register the restore", participant.register(&registration)).await
-        {
-            let failure = run.unfinished(format!("`{writer}` does not take the restore"), error);
-            return Err(run.take_back(env, failure).await);
-        }
-    }
     // Again, right before the swap: since the marker a gated start waits, but one by hand does not.
-    let answer = run.ask().await;
-    if !answer.may_move {
-        let what = format!("the application of `{writer}` is not down: {}", answer.result);
-        let state = fault::state(&writer, LiveState::of(run.phase()));
-        let failure = Failure { state, ..Failure::refused(Exit::Failed, what) }.help(fault::go_on(&writer));
-        return Err(run.take_back(env, failure).await);
-    }
-    if let Err(error) = run.on_disk(env, |placement, steps| placement.block(steps)).await {
-        let failure =
-            fault::placement(&writer, format!("the live paths of `{writer}` cannot be blocked"), error);
-        return Err(run.take_back(env, failure).await);
-    }
+    run.must_be_down().await?;
+    run.on_disk(env, |placement, steps| placement.block(steps)).await.map_err(|error| {
+        fault::placement(&writer, format!("the live paths of `{writer}` cannot be blocked"), error)
+    })?;
     (env.at)("blocked");
     Ok(())
 }
@@ -285,16 +375,16 @@ async fn close(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failur
             run.unfinished(format!("a step after the restore of `{writer}` failed"), error)
         })?;
     }
+    Ok(())
+}
+
+async fn settle(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
+    let writer = run.writer.clone();
     let old = if run.saved.keep_old.is_some() { OldData::Keep { until: None } } else { OldData::Remove };
     if let (OldData::Keep { .. }, Some(placement)) = (old, &run.placement) {
         let kept = placement.marker().units.iter().filter(|unit| unit.old.is_some());
         run.report.old_data = kept.map(|unit| unit.aside.clone()).collect();
     }
-    settle(env, run, old).await
-}
-
-async fn settle(env: &RestoreEnvironment<'_>, run: &mut Run, old: OldData) -> Result<(), Failure> {
-    let writer = run.writer.clone();
     run.on_disk(env, move |placement, steps| placement.settle(old, steps)).await.map_err(|error| {
         fault::placement(&writer, format!("what the restore of `{writer}` left cannot be removed"), error)
     })?;

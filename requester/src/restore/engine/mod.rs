@@ -7,11 +7,13 @@
 //!
 //! ```text
 //! plan      read documents · choose · order · targets · offline · space · keys        nothing changes
-//! execute   stop · stage all · check all │ register · block · recover · verify · publish · steps · settle │ next writer
+//! execute   stop · stage · check │ register │ block · recover · verify · publish · steps · settle       each step for all writers
 //! recover   the right-hand part again, from wherever the marker says
 //! ```
 //!
 //! **Invariant:** no writer's live path is touched before every writer's staged data were checked.
+//! **Invariant:** every writer is registered before the first live path is blocked, and all have recovered before the
+//! first is published: together they go forward or back, after a crash too.
 //! **Invariant:** one function (`finish`) takes a restore from phase to phase, in a first run and after a crash.
 //! **Invariant:** what a restore needs after its registration lies beside its marker: no repository, no set, no identity.
 
@@ -50,7 +52,7 @@ use crate::writers::ConfiguredWriter;
 
 pub use keys::KeySource;
 pub use plan::{Check, PlannedKey, PlannedUnit, PlannedWriter, Refusal, RestorePlan, plan};
-pub use recover::{RecoverOptions, RecoverReport, Recovery, recover};
+pub use recover::{RecoverOptions, RecoverReport, Recovery, nothing_registered, recover};
 pub use report::{RestoreReport, StepReport, WriterReport};
 pub use run::execute;
 pub use stop::StopReport;

@@ -11,10 +11,11 @@ use uuid::Uuid;
 use super::RestoreEnvironment;
 use super::down::Signs;
 use super::fault::{self, blocking, chain, guarded};
-use super::finish::{Run, finish};
+use super::finish::{Run, finish, give_up};
 use super::report::WriterReport;
 use super::request::{RequestError, SavedRequest};
 use crate::failure::{Exit, Failure};
+use crate::paths::Paths;
 use crate::restore::error::{LiveState, Problem, RestoreError};
 use crate::restore::registration::{Marker, Registry};
 use crate::restore::{Phase, Placement, Undo};
@@ -26,12 +27,18 @@ const RECOVER_SCHEMA: &str = "holdfast.recover/1";
 /// What is asked of [`recover`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecoverOptions {
-    /// Only this writer's restores.
+    /// Only the restores that this writer has a part in; the other writers of such a restore go the same way.
     pub writer: Option<String>,
     /// Give them up and put the old data back, where they still are; also those that ended and kept the old data.
     pub roll_back: bool,
     /// The user's word that the application is down where that cannot be seen.
     pub assume_stopped: bool,
+}
+
+impl RecoverOptions {
+    fn concerns(&self, marker: &Marker) -> bool {
+        self.writer.as_ref().is_none_or(|writer| *writer == marker.writer)
+    }
 }
 
 /// What was found registered, and what became of it. Empty when nothing was.
@@ -57,6 +64,19 @@ pub struct Recovery {
     pub report: WriterReport,
 }
 
+/// The report of a [`recover`] that finds nothing to do; `None` when there is something. Takes neither configuration nor
+/// lock: a start gate must not fail for what a restore would need that nobody registered.
+///
+/// # Errors
+/// A marker cannot be read.
+pub async fn nothing_registered(
+    paths: &Paths,
+    options: &RecoverOptions,
+) -> Result<Option<RecoverReport>, Failure> {
+    let found = registered(paths, options).await?;
+    Ok(found.is_empty().then(|| RecoverReport { schema: RECOVER_SCHEMA, restores: Vec::new() }))
+}
+
 /// Goes on with every registered restore, or gives it up.
 ///
 /// # Errors
@@ -67,7 +87,7 @@ pub async fn recover(
     options: &RecoverOptions,
 ) -> Result<RecoverReport, Failure> {
     let mut report = RecoverReport { schema: RECOVER_SCHEMA, restores: Vec::new() };
-    let found = registered(env, options).await?;
+    let found = registered(env.paths, options).await?;
     if found.is_empty() {
         return Ok(report);
     }
@@ -84,19 +104,23 @@ pub async fn recover(
         Ok(lock) => lock,
         // A restore that ends by starting its application runs this gate while it has the lock itself.
         Err(LockError::Taken { .. })
-            if !options.roll_back && !found.iter().any(|marker| marker.phase.gates_start()) =>
+            if !options.roll_back
+                && !found
+                    .iter()
+                    .flatten()
+                    .any(|marker| options.concerns(marker) && marker.phase.gates_start()) =>
         {
             return Ok(report);
         }
         Err(error) => return Err(error.into()),
     };
     let mut first = None;
-    for marker in registered(env, options).await? {
-        match one(env, options, &marker).await {
-            Ok(Some(recovery)) => report.restores.push(recovery),
-            Ok(None) => {}
+    for markers in registered(env.paths, options).await? {
+        match one(env, options, &markers).await {
+            Ok(recoveries) => report.restores.extend(recoveries),
             Err(failure) => {
-                (env.note)(&format!("restore {} of `{}`: {}", marker.restore, marker.writer, failure.what));
+                let writers: Vec<_> = markers.iter().map(|marker| format!("`{}`", marker.writer)).collect();
+                (env.note)(&format!("the restore of {}: {}", writers.join(", "), failure.what));
                 first.get_or_insert(failure);
             }
         }
@@ -107,15 +131,15 @@ pub async fn recover(
     }
 }
 
-/// The markers that ask for something.
-async fn registered(env: &RestoreEnvironment<'_>, options: &RecoverOptions) -> Result<Vec<Marker>, Failure> {
+/// The restores that ask for something, oldest first, each with the markers of all its writers in their order.
+async fn registered(paths: &Paths, options: &RecoverOptions) -> Result<Vec<Vec<Marker>>, Failure> {
     let held = |problem: Problem| {
         let what = "it cannot be told whether a restore is registered, so no application may start";
         Failure::new(Exit::Failed, what, problem, "registered restores stay as they are")
             .help("look at the markers in `restores` of the state folder")
     };
-    let state = env.paths.state.clone();
-    let folder = env.paths.restores();
+    let state = paths.state.clone();
+    let folder = paths.restores();
     let listed = blocking(move || {
         match folder.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -125,52 +149,93 @@ async fn registered(env: &RestoreEnvironment<'_>, options: &RecoverOptions) -> R
     })
     .await
     .map_err(held)?;
-    let mut found = Vec::new();
+    let mut found: Vec<Vec<Marker>> = Vec::new();
     for marker in listed {
         let marker = marker.map_err(held)?;
-        let wanted = options.writer.as_ref().is_none_or(|writer| *writer == marker.writer);
-        if wanted && (marker.phase != Phase::Settled || options.roll_back) {
-            found.push(marker);
+        let alike = |group: &&mut Vec<Marker>| {
+            marker.together.is_some() && group.iter().any(|other| other.together == marker.together)
+        };
+        match found.iter_mut().find(alike) {
+            Some(group) => group.push(marker),
+            None => found.push(vec![marker]),
         }
     }
+    let unfinished =
+        |group: &Vec<Marker>| group.iter().any(|marker| marker.phase != Phase::Settled) || options.roll_back;
+    found.retain(|group| unfinished(group) && group.iter().any(|marker| options.concerns(marker)));
+    found.iter_mut().for_each(|group| group.sort_by_key(Marker::position));
     Ok(found)
+}
+
+/// Where the writers of one restore go, all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Forward,
+    /// Nothing live was touched yet.
+    Discard,
+    Back,
+}
+
+impl Way {
+    // All are registered before the first live path is blocked, all are published before the first old data are removed,
+    // and of a restore that is given up every marker says so before any goes. So the phases tell what happened.
+    fn of(markers: &[Marker], roll_back: bool) -> Self {
+        let any = |phase: Phase| markers.iter().any(|marker| marker.phase == phase);
+        let is_gone = |writer: &String| markers.iter().all(|marker| marker.writer != *writer);
+        let mut together = markers.iter().filter_map(|marker| marker.together.as_ref());
+        let one_is_gone = together.any(|together| together.writers.iter().any(is_gone));
+        if any(Phase::Staging) {
+            Self::Discard
+        } else if any(Phase::RollingBack) {
+            Self::Back
+        } else if any(Phase::Settling) || (any(Phase::Published) && one_is_gone) {
+            // Old data of one are gone: going back with the others would put two points in time beside each other.
+            Self::Forward
+        } else if roll_back {
+            Self::Back
+        } else {
+            Self::Forward
+        }
+    }
 }
 
 async fn one(
     env: &RestoreEnvironment<'_>,
     options: &RecoverOptions,
-    marker: &Marker,
-) -> Result<Option<Recovery>, Failure> {
-    let mut run = take_up(env, options, marker).await?;
-    let phase = marker.phase;
-    let outcome = match phase {
-        Phase::Staging => {
-            drop_staging(env, &mut run).await?;
+    markers: &[Marker],
+) -> Result<Vec<Recovery>, Failure> {
+    let way = Way::of(markers, options.roll_back);
+    let mut runs = Vec::new();
+    for marker in markers {
+        // One that ended and kept its old data only ever goes back.
+        if marker.phase != Phase::Settled || way == Way::Back {
+            runs.push(take_up(env, options, marker, way).await?);
+        }
+    }
+    let outcome = match way {
+        Way::Forward => {
+            for run in runs.iter_mut().filter(|run| run.phase() != Phase::Settling) {
+                engage(env, run).await?;
+            }
+            finish(env, &mut runs).await?;
+            "finished"
+        }
+        Way::Discard => {
+            put_back(env, &mut runs).await?;
             "discarded"
         }
-        // No way back from there.
-        Phase::Settling => {
-            finish(env, &mut run).await?;
-            "finished"
-        }
-        _ if options.roll_back || phase == Phase::RollingBack => {
-            roll_back(env, &mut run).await?;
+        Way::Back => {
+            roll_back(env, &mut runs).await?;
             "rolled-back"
         }
-        Phase::Settled => return Ok(None),
-        Phase::Registered
-        | Phase::Blocked
-        | Phase::Recovered
-        | Phase::Publishing
-        | Phase::Published
-        | Phase::RollingBack => {
-            engage(env, &mut run).await?;
-            finish(env, &mut run).await?;
-            "finished"
-        }
     };
-    let Run { saved, report, .. } = run;
-    Ok(Some(Recovery { restore: saved.restore, set: marker.set.clone(), outcome, report }))
+    let recovery = |Run { saved, report, .. }: Run| Recovery {
+        restore: saved.restore,
+        set: markers.first().map(|marker| marker.set.clone()).unwrap_or_default(),
+        outcome,
+        report,
+    };
+    Ok(runs.into_iter().map(recovery).collect())
 }
 
 /// The restore as its marker and its saved request have it.
@@ -178,6 +243,7 @@ async fn take_up(
     env: &RestoreEnvironment<'_>,
     options: &RecoverOptions,
     marker: &Marker,
+    way: Way,
 ) -> Result<Run, Failure> {
     let (state, paths, restore) = (env.paths.state.clone(), env.paths.clone(), marker.restore);
     let loaded = blocking(move || {
@@ -196,7 +262,7 @@ async fn take_up(
     let saved = match saved {
         Ok(saved) if saved.restore == restore => saved,
         // Going back, and clearing away, takes the marker alone.
-        Ok(_) | Err(_) if options.roll_back || !needs_request(marker.phase) => stand_in(env, marker),
+        Ok(_) | Err(_) if way != Way::Forward || !needs_request(marker.phase) => stand_in(env, marker),
         Ok(_) => return Err(no_request(marker, None)),
         Err(error) => return Err(no_request(marker, Some(error))),
     };
@@ -265,43 +331,35 @@ fn nothing(id: &str) -> WriterMetadata {
     }
 }
 
-async fn drop_staging(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
-    let writer = run.writer.clone();
-    run.on_disk(env, |placement, steps| placement.resume(steps).map(|_| ())).await.map_err(|error| {
-        fault::placement(&writer, format!("the staging of `{writer}` cannot be removed"), error)
-    })?;
-    SavedRequest::remove(env.paths, run.saved.restore);
-    Ok(())
-}
-
-async fn roll_back(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
-    let writer = run.writer.clone();
-    let answer = run.ask().await;
-    if !answer.may_move {
-        let what = format!("the application of `{writer}` is not down: {}", answer.result);
-        let state = fault::state(&writer, LiveState::of(run.phase()));
-        return Err(Failure { state, ..Failure::refused(Exit::Refused, what) }
-            .help("stop it; if you know that it is down, say so with --assume-stopped"));
+async fn roll_back(env: &RestoreEnvironment<'_>, runs: &mut [Run]) -> Result<(), Failure> {
+    for run in runs.iter_mut() {
+        let answer = run.ask().await;
+        if !answer.may_move {
+            let what = format!("the application of `{}` is not down: {}", run.writer, answer.result);
+            let state = fault::state(&run.writer, LiveState::of(run.phase()));
+            return Err(Failure { state, ..Failure::refused(Exit::Refused, what) }
+                .help("stop it; if you know that it is down, say so with --assume-stopped"));
+        }
     }
-    if run.saved.with_writer
-        && let Some(configured) = env.writer(&writer)
-    {
+    for run in runs.iter_mut().filter(|run| run.saved.with_writer) {
+        let Some(configured) = env.writer(&run.writer) else { continue };
         // The application's own registration, if it has one, goes too; the old data come back with or without it.
         let undone = async {
             let mut participant = configured.writer.begin_restore(run.saved.request.clone()).await?;
             participant.unregister().await
         };
-        if let Err(error) = guarded(&writer, "unregister the restore", undone).await {
-            run.report
-                .warnings
-                .push(format!("`{writer}` could not unregister the restore: {}", chain(&error)));
+        if let Err(error) = guarded(&run.writer, "unregister the restore", undone).await {
+            let warning = format!("`{}` could not unregister the restore: {}", run.writer, chain(&error));
+            run.report.warnings.push(warning);
         }
     }
-    run.on_disk(env, |placement, steps| placement.rollback(Undo::EvenPublished, steps)).await.map_err(
-        |error| fault::placement(&writer, format!("the old data of `{writer}` cannot be put back"), error),
-    )?;
-    SavedRequest::remove(env.paths, run.saved.restore);
-    Ok(())
+    put_back(env, runs).await
+}
+
+async fn put_back(env: &RestoreEnvironment<'_>, runs: &mut [Run]) -> Result<(), Failure> {
+    give_up(env, runs, Undo::EvenPublished).await.map_err(|(writer, error)| {
+        fault::placement(&writer, format!("the old data of `{writer}` cannot be put back"), error)
+    })
 }
 
 /// Calls the writer back in, where one took part.

@@ -1,13 +1,15 @@
 //! Does what was planned. Start reading at [`execute`].
 //!
 //! Owns: one restore at a time on a machine, stop commands, that all is staged and checked before anything live changes,
-//! and the order of the writers. Leaves to others: each writer's own way ([`super::finish`]).
+//! and that all its writers are registered or none. Leaves to others: the way from there on ([`super::finish`]).
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::fault::{self, blocking, chain, guarded};
-use super::finish::{Run, finish, stopped};
+use super::finish::{Run, finish, register, stopped, take_back};
 use super::plan::{Prepared, PreparedWriter, RestorePlan};
 use super::report::{REPORT_SCHEMA, RestoreReport, WriterReport};
 use super::request::SavedRequest;
@@ -15,8 +17,8 @@ use super::stage::{Staged, Staging};
 use super::stop::stop;
 use super::{RestoreEnvironment, documents};
 use crate::failure::{Exit, Failure, NOTHING_CHANGED};
-use crate::restore::registration::Registry;
-use crate::restore::{NoSteps, Phase, Placement, Undo};
+use crate::restore::registration::{Marker, Registry};
+use crate::restore::{NoSteps, Phase, Placement, Together, Undo};
 use crate::session::lock::SessionLock;
 
 /// How long an application may take to be gone after its stop commands ended.
@@ -27,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 /// [`RestorePlan::refusal`]; another session (exit 11); a refusal found on the way, with nothing changed; exit 1 when
-/// something failed after a registration: the state says whose live path is blocked.
+/// something failed after every writer was blocked: the state says how the data of each stand.
 pub async fn execute(env: &RestoreEnvironment<'_>, plan: RestorePlan) -> Result<RestoreReport, Failure> {
     if let Some(refusal) = plan.refusal() {
         return Err(refusal);
@@ -50,8 +52,12 @@ pub async fn execute(env: &RestoreEnvironment<'_>, plan: RestorePlan) -> Result<
         stop_all(env, &prepared, &mut report).await?;
     }
     let done = stage_and_check(env, &prepared, &mut report).await;
-    let runs = done.map_err(|failure| after_stop(failure, &report))?;
-    finish_all(env, runs, &mut report).await?;
+    let mut runs = done.map_err(|failure| after_stop(failure, &report))?;
+    if let Err(failure) = register_all(env, &mut runs).await {
+        return Err(after_stop(take_back(env, &mut runs, failure).await, &report));
+    }
+    finish(env, &mut runs).await.map_err(|failure| after_stop(failure, &report))?;
+    report.writers.extend(runs.into_iter().map(|run| run.report));
     if let Some(folder) = prepared.documents {
         let (contents, place) = (prepared.contents.clone(), folder.clone());
         blocking(move || documents::write(&contents, &place)).await?;
@@ -74,10 +80,16 @@ async fn sweep(env: &RestoreEnvironment<'_>) {
         SavedRequest::sweep(&paths);
         let Ok(registry) = Registry::open(&paths.state) else { return Vec::new() };
         let markers = registry.list().unwrap_or_default().into_iter().filter_map(Result::ok);
-        let dead = markers.filter(|marker| marker.phase == Phase::Staging);
+        let markers: Vec<_> = markers.collect();
+        // One whose sibling was registered goes back together with it, and only `recover` does that.
+        let dead = markers.iter().filter(|marker| {
+            let alike = |other: &&Marker| other.together.is_some() && other.together == marker.together;
+            marker.phase == Phase::Staging
+                && markers.iter().filter(alike).all(|other| other.phase == Phase::Staging)
+        });
         dead.map(|marker| {
             let done = Placement::load(&registry, marker.restore).and_then(|mut dead| dead.resume(&NoSteps));
-            (marker.writer, done.map(|_| ()))
+            (marker.writer.clone(), done.map(|_| ()))
         })
         .collect()
     })
@@ -130,9 +142,11 @@ async fn stage_and_check(
     report: &mut RestoreReport,
 ) -> Result<Vec<Run>, Failure> {
     let mut runs = Vec::new();
+    let staged = prepared.writers.iter().filter(|writer| !writer.specs().is_empty());
+    let together = Together { id: Uuid::now_v7(), writers: staged.map(|writer| writer.id.clone()).collect() };
     let done = async {
         for writer in &prepared.writers {
-            match stage(env, prepared, writer).await? {
+            match stage(env, prepared, writer, &together).await? {
                 Outcome::Run(run) => runs.push(*run),
                 Outcome::Nothing(nothing) => report.writers.push(*nothing),
             }
@@ -164,6 +178,7 @@ async fn stage(
     env: &RestoreEnvironment<'_>,
     prepared: &Prepared,
     writer: &Arc<PreparedWriter>,
+    together: &Together,
 ) -> Result<Outcome, Failure> {
     let keys: Vec<_> = writer.keys.iter().map(|key| (key.record.path.clone(), key.source)).collect();
     if writer.specs().is_empty() {
@@ -178,9 +193,16 @@ async fn stage(
     (env.note)(&format!("staging the data of `{}`", writer.id));
     let (paths, contents, options) = (env.paths.clone(), prepared.contents.clone(), prepared.options.clone());
     let (progress, steps, there) = (env.progress.clone(), Arc::clone(&env.steps), Arc::clone(writer));
+    let together = together.clone();
     let staged = blocking(move || {
-        let staging =
-            Staging { paths: &paths, contents: &contents, options: &options, progress, steps: &*steps };
+        let staging = Staging {
+            paths: &paths,
+            contents: &contents,
+            options: &options,
+            progress,
+            steps: &*steps,
+            together: &together,
+        };
         staging.stage(&there)
     });
     let Staged { placement, mut saved, lost } = staged.await?;
@@ -233,36 +255,13 @@ async fn discard(env: &RestoreEnvironment<'_>, runs: Vec<Run>, failure: &Failure
     }
 }
 
-async fn finish_all(
-    env: &RestoreEnvironment<'_>,
-    runs: Vec<Run>,
-    report: &mut RestoreReport,
-) -> Result<(), Failure> {
-    let mut runs = runs.into_iter();
-    while let Some(mut run) = runs.next() {
-        let finished = finish(env, &mut run).await;
-        let Err(mut failure) = finished else {
-            report.writers.push(run.report);
-            continue;
-        };
-        let untouched: Vec<Run> = runs.collect();
-        let names = |ids: Vec<&str>| ids.iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ");
-        failure = after_stop(failure, report);
-        if !report.writers.is_empty() {
-            let done = names(report.writers.iter().map(|writer| writer.writer.as_str()).collect());
-            failure.state = format!("{}; restored before: {done}", failure.state);
-            // Nothing of this writer changed, but the restore as a whole did.
-            if failure.exit == Exit::Refused {
-                failure.exit = Exit::Failed;
-                failure.state = format!("of `{}` {}", run.writer, failure.state);
-            }
-        }
-        if !untouched.is_empty() {
-            let left = names(untouched.iter().map(|run| run.writer.as_str()).collect());
-            failure.state = format!("{}; untouched: {left}", failure.state);
-        }
-        discard(env, untouched, &failure).await;
-        return Err(failure);
+/// Registers every writer, before the first live path is touched: markers first, then the applications' own.
+async fn register_all(env: &RestoreEnvironment<'_>, runs: &mut [Run]) -> Result<(), Failure> {
+    for run in runs.iter_mut() {
+        run.must_be_down().await?;
+    }
+    for run in runs {
+        register(env, run).await?;
     }
     Ok(())
 }

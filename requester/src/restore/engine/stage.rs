@@ -22,7 +22,7 @@ use crate::repository::{self, NodeKind, ProgressFn};
 use crate::restore::error::{LiveState, RestoreError};
 use crate::restore::registration::Registry;
 use crate::restore::target::TargetMap;
-use crate::restore::{About, Placement, Plan, Steps, Undo};
+use crate::restore::{About, Placement, Plan, Steps, Together, Undo};
 
 /// A writer's data beside their targets, and what going on with them takes.
 pub(super) struct Staged {
@@ -38,6 +38,8 @@ pub(super) struct Staging<'s> {
     pub options: &'s RestoreOptions,
     pub progress: Option<ProgressFn>,
     pub steps: &'s dyn Steps,
+    /// The restore that all its writers share.
+    pub together: &'s Together,
 }
 
 impl Staging<'_> {
@@ -57,6 +59,7 @@ impl Staging<'_> {
             restore,
             set: self.contents.set.set.to_string(),
             writer: id.clone(),
+            together: Some(self.together.clone()),
             components: writer.request.components.iter().map(ToString::to_string).collect(),
             confirmations: self
                 .options

@@ -1,9 +1,11 @@
 //! Death at any point, and the start gate afterwards (promise P8).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::support::Bench;
+use super::support::{App, Bench};
 use crate::failure::{Exit, NOTHING_CHANGED};
+use crate::restore::NoSteps;
 use crate::restore::engine::RecoverOptions;
 use crate::restore::registration::Registry;
 use crate::session::lock::SessionLock;
@@ -169,32 +171,135 @@ async fn what_a_dead_restore_staged_does_not_stand_in_the_way_of_the_next() {
     assert_eq!(std::fs::read_dir(bench.paths.restores()).unwrap().count(), 0);
 }
 
+fn two() -> Bench {
+    Bench::with(|root| ["first", "second"].map(|id| App::new(root, id)).into())
+}
+
+fn second() -> RecoverOptions {
+    RecoverOptions { writer: Some("second".into()), ..RecoverOptions::default() }
+}
+
+/// All new, or all old; `None` for anything else.
+fn is_new(bench: &Bench) -> Option<bool> {
+    if bench.apps.iter().all(App::is_restored) {
+        return Some(true);
+    }
+    bench.apps.iter().all(App::is_changed).then_some(false)
+}
+
+/// Whoever starts an application now must not find one on old data beside another on new.
+fn assert_not_mixed(bench: &Bench, context: &str) {
+    let old = bench.apps.iter().any(|app| app.read("db") == "now;");
+    let new = bench.apps.iter().any(|app| app.read("db") == "then;committed;");
+    assert!(!(old && new), "{context}: old data within reach beside restored ones");
+}
+
 #[tokio::test]
-async fn a_failure_of_the_second_writer_says_what_became_of_each() {
-    let bench = Bench::with(|root| {
-        let apps = ["a", "b", "c"].map(|id| super::support::App::new(root, id));
-        apps.into()
-    });
-    let published = std::sync::atomic::AtomicUsize::new(0);
+async fn two_writers_that_died_anywhere_are_both_finished_or_neither_by_the_gate_of_either() {
+    for (point, times) in
+        [("staged", 1), ("registered", 2), ("blocked", 2), ("recovered", 2), ("published", 2)]
+    {
+        for nth in 1..=times {
+            let context = format!("{point} of writer {nth}");
+            let bench = two();
+            bench.die_at_nth(point, nth, bench.options()).await;
+            assert_not_mixed(&bench, &context);
+            let report = bench.recover(second()).await.unwrap();
+            let forward = point != "staged" && (point, nth) != ("registered", 1);
+            assert_eq!(is_new(&bench), Some(forward), "{context}");
+            let outcome = if forward { "finished" } else { "discarded" };
+            let found: Vec<_> =
+                report.restores.iter().map(|one| (one.report.writer.as_str(), one.outcome)).collect();
+            assert_eq!(found, [("first", outcome), ("second", outcome)], "{context}");
+            assert!(bench.is_clean(), "{context}");
+            let first = RecoverOptions { writer: Some("first".into()), ..RecoverOptions::default() };
+            assert!(bench.recover(first).await.unwrap().restores.is_empty(), "{context}: nothing is left");
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_writers_are_given_up_together_wherever_they_died() {
+    for point in ["registered", "blocked", "recovered", "published"] {
+        for nth in 1..=2 {
+            let bench = two();
+            bench.die_at_nth(point, nth, bench.options()).await;
+            bench.recover(RecoverOptions { roll_back: true, ..second() }).await.unwrap();
+            assert_eq!(is_new(&bench), Some(false), "{point} of writer {nth}");
+            assert!(bench.is_clean(), "{point} of writer {nth}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_writers_stopped_after_any_move_are_never_mixed_also_when_their_recovery_or_rollback_is_stopped()
+{
+    for roll_back in [false, true] {
+        let mut moves = 1;
+        let (mut old, mut new) = (0, 0);
+        loop {
+            let context = format!("after {moves} moves, roll back: {roll_back}");
+            let bench = two();
+            if !bench.stop_after(moves, bench.options()).await {
+                break;
+            }
+            assert_not_mixed(&bench, &context);
+            // The recovery dies too, anywhere.
+            let options = RecoverOptions { roll_back, ..second() };
+            bench.recover_until(moves * 7 % 23 + 1, options).await;
+            assert_not_mixed(&bench, &context);
+            // And this time nobody asks for a rollback: one that was begun is ended.
+            bench
+                .recover(second())
+                .await
+                .unwrap_or_else(|failure| panic!("{context}: {failure}: {:?}", failure.causes()));
+            bench.recover(RecoverOptions::default()).await.unwrap();
+            match is_new(&bench) {
+                Some(true) => new += 1,
+                Some(false) => old += 1,
+                None => panic!("{context}: half of both"),
+            }
+            assert!(bench.is_clean(), "{context}");
+            moves += 1;
+        }
+        assert!(old > 5 && new > 5, "{old} ended old, {new} new");
+    }
+}
+
+#[tokio::test]
+async fn a_second_writer_that_does_not_take_the_restore_takes_both_back_before_anything_is_blocked() {
+    let bench = two();
+    let registered = AtomicUsize::new(0);
     let faults = bench.faults.clone();
     let at = move |point: &str| {
-        if point == "published" && published.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+        if point == "registered" && registered.fetch_add(1, Ordering::SeqCst) == 1 {
+            faults.set("register-second");
+        }
+        assert_ne!(point, "blocked");
+    };
+    let failed = bench.restore_at(bench.options(), &at, Arc::new(NoSteps)).await.unwrap_err();
+    assert_eq!((failed.exit, failed.state.as_str()), (Exit::Refused, NOTHING_CHANGED));
+    assert_eq!(is_new(&bench), Some(false));
+    assert!(bench.is_clean());
+    assert!(bench.calls().contains(&"first unregister".to_owned()), "{:?}", bench.calls());
+}
+
+#[tokio::test]
+async fn a_failure_of_the_second_writer_leaves_all_blocked_and_says_so() {
+    let bench = Bench::with(|root| ["a", "b", "c"].map(|id| App::new(root, id)).into());
+    let recovered = AtomicUsize::new(0);
+    let faults = bench.faults.clone();
+    let at = move |point: &str| {
+        if point == "recovered" && recovered.fetch_add(1, Ordering::SeqCst) == 0 {
             faults.set("recover");
         }
     };
-    let failed = bench
-        .run(&at, Arc::new(crate::restore::NoSteps), async |env| {
-            let plan = crate::restore::engine::plan(env, &bench.repository, bench.options()).await?;
-            crate::restore::engine::execute(env, plan).await
-        })
-        .await
-        .unwrap_err();
+    let failed = bench.restore_at(bench.options(), &at, Arc::new(NoSteps)).await.unwrap_err();
     assert_eq!(failed.exit, Exit::Failed);
-    assert!(
-        failed.state != NOTHING_CHANGED && failed.state.contains("restored before: `a`"),
-        "{}",
-        failed.state
-    );
-    assert!(failed.state.contains("untouched: `c`"), "{}", failed.state);
-    assert!(bench.apps[0].is_restored() && bench.apps[2].is_changed());
+    assert!(failed.state.contains("of `b` is blocked"), "{}", failed.state);
+    assert!(failed.state.contains("blocked with it: `a`, `c`"), "{}", failed.state);
+    assert!(bench.apps.iter().all(|app| app.live.join("db").is_dir()));
+    bench.faults.clear();
+    bench.recover(RecoverOptions { writer: Some("c".into()), ..RecoverOptions::default() }).await.unwrap();
+    assert_eq!(is_new(&bench), Some(true));
 }

@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use futures_util::FutureExt;
@@ -298,7 +299,7 @@ impl Bench {
         self.restore_at(options, &|_| {}, Arc::new(NoSteps)).await
     }
 
-    async fn restore_at(
+    pub async fn restore_at(
         &self,
         options: RestoreOptions,
         at: &(dyn Fn(&str) + Sync),
@@ -309,7 +310,16 @@ impl Bench {
 
     /// A restore that dies at `point`.
     pub async fn die_at(&self, point: &str, options: RestoreOptions) {
-        let at = move |name: &str| assert!(name != point, "died at {name}, as asked");
+        self.die_at_nth(point, 1, options).await;
+    }
+
+    /// A restore that dies when it comes to `point` for the nth time: with its nth writer.
+    pub async fn die_at_nth(&self, point: &str, nth: usize, options: RestoreOptions) {
+        let left = AtomicUsize::new(nth);
+        let at = move |name: &str| {
+            let dies = name == point && left.fetch_sub(1, Ordering::SeqCst) == 1;
+            assert!(!dies, "died at {name}, as asked");
+        };
         let died = AssertUnwindSafe(self.restore_at(options, &at, Arc::new(NoSteps))).catch_unwind().await;
         assert!(died.is_err(), "it did not come to {point}");
     }
@@ -322,6 +332,13 @@ impl Bench {
 
     pub async fn recover(&self, options: RecoverOptions) -> Result<RecoverReport, Failure> {
         self.run(&|_| {}, Arc::new(NoSteps), async |env| recover(env, &options).await).await
+    }
+
+    /// A recovery that is stopped after the nth move on disk, unless it ends before.
+    pub async fn recover_until(&self, moves: usize, options: RecoverOptions) {
+        let steps = Arc::new(Countdown(Mutex::new(moves)));
+        let done = self.run(&|_| {}, steps.clone(), async |env| recover(env, &options).await).await;
+        assert!(done.is_ok() || *steps.0.lock().unwrap() == 0, "{:?}", done.err());
     }
 
     /// Nothing of a restore is left anywhere.

@@ -96,7 +96,8 @@ impl RestoreParticipant for InMemoryRestore {
     async fn register(&mut self, registration: &Registration) -> Result<(), WriterError> {
         assert!(registration.marker.exists(), "the marker is there first");
         self.say("register");
-        self.faults.at(&self.id, "register")
+        self.faults.at(&self.id, "register")?;
+        self.faults.at(&self.id, &format!("register-{}", self.id))
     }
     async fn recover(&mut self, staged: &StagedFiles, _: &RecoverContext) -> Result<Recovered, WriterError> {
         self.say("recover");
