@@ -339,13 +339,11 @@ impl BackupParticipant for RemoteParticipant {
             Err(error) => {
                 self.process.broken = true;
                 self.process.end_async().await?;
-                Err(match error {
-                    // It said that it may still hold, and has ended since: it does not.
-                    WriterError::StuckFrozen { writer, cause } => {
-                        WriterError::NotResponding { writer, cause }
-                    }
-                    other => other,
-                })
+                // One that said it may still hold has ended since: it does not.
+                if let WriterError::StuckFrozen { writer, cause } = error {
+                    return Err(WriterError::NotResponding { writer, cause });
+                }
+                Err(error)
             }
         }
     }
