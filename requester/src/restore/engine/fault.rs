@@ -1,6 +1,7 @@
 //! What the engine's failures mean to a person: exit code, state, and what to do next.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use holdfast_writer_api::WriterError;
@@ -9,6 +10,7 @@ pub(super) use holdfast_writer_api::chain;
 use crate::failure::{Exit, Failure, NOTHING_CHANGED, repository_exit};
 use crate::repository::RepositoryError;
 use crate::restore::error::{LiveState, Problem, RestoreError};
+use crate::session::lock::SessionLock;
 
 /// A refusal for a reason that the first sentence does not hold whole.
 pub(super) fn refused(what: impl Into<String>, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
@@ -105,6 +107,21 @@ pub(super) async fn guarded<T>(
 ) -> Result<T, WriterError> {
     let caught = std::panic::AssertUnwindSafe(call).catch_unwind().await;
     caught.unwrap_or_else(|_| Err(WriterError::not_responding(writer, format!("it panicked in {action}"))))
+}
+
+/// Runs blocking work that changes something. It goes on to its end when nobody waits for it any more, as after an
+/// interrupt, and keeps the session lock until then: no `recover` may work on the same files beside it.
+pub(super) async fn locked<T: Send + 'static>(
+    lock: &Arc<SessionLock>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let lock = Arc::clone(lock);
+    blocking(move || {
+        let done = work();
+        drop(lock);
+        done
+    })
+    .await
 }
 
 /// Runs blocking work off the runtime's threads.

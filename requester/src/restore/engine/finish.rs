@@ -17,12 +17,13 @@ use holdfast_writer_api::{
 
 use super::RestoreEnvironment;
 use super::down::{Answer, Signs};
-use super::fault::{self, blocking, chain, guarded};
+use super::fault::{self, chain, guarded, locked};
 use super::report::{StepReport, WriterReport};
 use super::request::{SavedRequest, require_full};
 use crate::failure::{Exit, Failure, NOTHING_CHANGED};
 use crate::restore::error::{LiveState, Problem, RestoreError};
 use crate::restore::{Kind, OldData, Phase, Placement, Steps, Undo};
+use crate::session::lock::SessionLock;
 
 /// Writers that hang in the short calls of a restore.
 const SHORT: Duration = Duration::from_secs(60);
@@ -39,11 +40,18 @@ pub(super) struct Run {
     pub assume_stopped: bool,
     /// Its writer was told of the registration, by this process.
     pub announced: bool,
+    pub lock: Arc<SessionLock>,
     pub report: WriterReport,
 }
 
 impl Run {
-    pub fn new(writer: String, saved: SavedRequest, placement: Placement, fresh: bool) -> Self {
+    pub fn new(
+        writer: String,
+        saved: SavedRequest,
+        placement: Placement,
+        fresh: bool,
+        lock: &Arc<SessionLock>,
+    ) -> Self {
         let report = WriterReport {
             writer: writer.clone(),
             restore: Some(saved.restore),
@@ -60,6 +68,7 @@ impl Run {
             fresh,
             assume_stopped,
             announced: false,
+            lock: Arc::clone(lock),
             report,
         }
     }
@@ -80,7 +89,7 @@ impl Run {
             return Err(RestoreError { problem, state: LiveState::Blocked });
         };
         let steps = Arc::clone(&env.steps);
-        let (placement, done) = blocking(move || {
+        let (placement, done) = locked(&self.lock, move || {
             let done = work(&mut placement, &*steps);
             (placement, done)
         })
@@ -269,7 +278,7 @@ fn beside(mut failure: Failure, runs: &[Run], writer: &str) -> Failure {
 pub(super) async fn register(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failure> {
     let writer = run.writer.clone();
     let (saved, paths) = (run.saved.clone(), env.paths.clone());
-    let result = blocking(move || saved.save(&paths)).await;
+    let result = locked(&run.lock, move || saved.save(&paths)).await;
     result.map_err(|error| {
         let what = format!("the restore of `{writer}` cannot be registered");
         Failure::new(Exit::Failed, what, error, NOTHING_CHANGED)
@@ -362,7 +371,7 @@ async fn close(env: &RestoreEnvironment<'_>, run: &mut Run) -> Result<(), Failur
     if run.saved.request.in_place && !run.report.full_required {
         let (paths, id, restore, set) =
             (env.paths.clone(), writer.clone(), run.saved.restore, run.saved.request.set);
-        blocking(move || require_full(&paths, &id, set, restore)).await.map_err(|error| {
+        locked(&run.lock, move || require_full(&paths, &id, set, restore)).await.map_err(|error| {
             let what = format!("it cannot be noted that `{writer}` needs a full backup");
             fault::unfinished(&writer, what, error, LiveState::Published)
         })?;

@@ -4,6 +4,7 @@
 //! registered, no configuration. Harmless any number of times.
 
 use std::io;
+use std::sync::Arc;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -100,8 +101,8 @@ pub async fn recover(
             "registered restores stay as they are",
         )
     })?;
-    let _lock = match SessionLock::take(&env.paths.runtime, "recover") {
-        Ok(lock) => lock,
+    let lock = match SessionLock::take(&env.paths.runtime, "recover") {
+        Ok(lock) => Arc::new(lock),
         // A restore that ends by starting its application runs this gate while it has the lock itself.
         Err(LockError::Taken { .. })
             if !options.roll_back
@@ -116,7 +117,7 @@ pub async fn recover(
     };
     let mut first = None;
     for markers in registered(env.paths, options).await? {
-        match one(env, options, &markers).await {
+        match one(env, options, &markers, &lock).await {
             Ok(recoveries) => report.restores.extend(recoveries),
             Err(failure) => {
                 let writers: Vec<_> = markers.iter().map(|marker| format!("`{}`", marker.writer)).collect();
@@ -203,13 +204,14 @@ async fn one(
     env: &RestoreEnvironment<'_>,
     options: &RecoverOptions,
     markers: &[Marker],
+    lock: &Arc<SessionLock>,
 ) -> Result<Vec<Recovery>, Failure> {
     let way = Way::of(markers, options.roll_back);
     let mut runs = Vec::new();
     for marker in markers {
         // One that ended and kept its old data only ever goes back.
         if marker.phase != Phase::Settled || way == Way::Back {
-            runs.push(take_up(env, options, marker, way).await?);
+            runs.push(take_up(env, options, marker, way, lock).await?);
         }
     }
     let outcome = match way {
@@ -244,6 +246,7 @@ async fn take_up(
     options: &RecoverOptions,
     marker: &Marker,
     way: Way,
+    lock: &Arc<SessionLock>,
 ) -> Result<Run, Failure> {
     let (state, paths, restore) = (env.paths.state.clone(), env.paths.clone(), marker.restore);
     let loaded = blocking(move || {
@@ -266,7 +269,7 @@ async fn take_up(
         Ok(_) => return Err(no_request(marker, None)),
         Err(error) => return Err(no_request(marker, Some(error))),
     };
-    let mut run = Run::new(marker.writer.clone(), saved, placement, false);
+    let mut run = Run::new(marker.writer.clone(), saved, placement, false, lock);
     run.assume_stopped |=
         options.assume_stopped || marker.confirmations.iter().any(|word| word == "assume-stopped");
     Ok(run)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::fault::{self, blocking, chain, guarded};
+use super::fault::{self, chain, guarded, locked};
 use super::finish::{Run, finish, register, stopped, take_back};
 use super::plan::{Prepared, PreparedWriter, RestorePlan};
 use super::report::{REPORT_SCHEMA, RestoreReport, WriterReport};
@@ -37,8 +37,8 @@ pub async fn execute(env: &RestoreEnvironment<'_>, plan: RestorePlan) -> Result<
     env.paths.create().map_err(|error| {
         Failure::new(Exit::Failed, "the state folder cannot be made", error, NOTHING_CHANGED)
     })?;
-    let _lock = SessionLock::take(&env.paths.runtime, "restore")?;
-    sweep(env).await;
+    let lock = Arc::new(SessionLock::take(&env.paths.runtime, "restore")?);
+    sweep(env, &lock).await;
     let (set, needs, prepared) = (plan.set, plan.needs, plan.prepared);
     let mut report = RestoreReport {
         schema: REPORT_SCHEMA,
@@ -51,7 +51,7 @@ pub async fn execute(env: &RestoreEnvironment<'_>, plan: RestorePlan) -> Result<
     if prepared.options.stop {
         stop_all(env, &prepared, &mut report).await?;
     }
-    let done = stage_and_check(env, &prepared, &mut report).await;
+    let done = stage_and_check(env, &prepared, &mut report, &lock).await;
     let mut runs = done.map_err(|failure| after_stop(failure, &report))?;
     if let Err(failure) = register_all(env, &mut runs).await {
         return Err(after_stop(take_back(env, &mut runs, failure).await, &report));
@@ -60,7 +60,7 @@ pub async fn execute(env: &RestoreEnvironment<'_>, plan: RestorePlan) -> Result<
     report.writers.extend(runs.into_iter().map(|run| run.report));
     if let Some(folder) = prepared.documents {
         let (contents, place) = (prepared.contents.clone(), folder.clone());
-        blocking(move || documents::write(&contents, &place)).await?;
+        locked(&lock, move || documents::write(&contents, &place)).await?;
         report.documents = Some(folder);
     }
     Ok(report)
@@ -74,9 +74,9 @@ fn after_stop(mut failure: Failure, report: &RestoreReport) -> Failure {
 }
 
 /// Clears away what restores left that died before their registration: whoever has the lock knows they are dead.
-async fn sweep(env: &RestoreEnvironment<'_>) {
+async fn sweep(env: &RestoreEnvironment<'_>, lock: &Arc<SessionLock>) {
     let paths = env.paths.clone();
-    let swept = blocking(move || {
+    let swept = locked(lock, move || {
         SavedRequest::sweep(&paths);
         let Ok(registry) = Registry::open(&paths.state) else { return Vec::new() };
         let markers = registry.list().unwrap_or_default().into_iter().filter_map(Result::ok);
@@ -140,13 +140,14 @@ async fn stage_and_check(
     env: &RestoreEnvironment<'_>,
     prepared: &Prepared,
     report: &mut RestoreReport,
+    lock: &Arc<SessionLock>,
 ) -> Result<Vec<Run>, Failure> {
     let mut runs = Vec::new();
     let staged = prepared.writers.iter().filter(|writer| !writer.specs().is_empty());
     let together = Together { id: Uuid::now_v7(), writers: staged.map(|writer| writer.id.clone()).collect() };
     let done = async {
         for writer in &prepared.writers {
-            match stage(env, prepared, writer, &together).await? {
+            match stage(env, prepared, writer, &together, lock).await? {
                 Outcome::Run(run) => runs.push(*run),
                 Outcome::Nothing(nothing) => report.writers.push(*nothing),
             }
@@ -179,6 +180,7 @@ async fn stage(
     prepared: &Prepared,
     writer: &Arc<PreparedWriter>,
     together: &Together,
+    lock: &Arc<SessionLock>,
 ) -> Result<Outcome, Failure> {
     let keys: Vec<_> = writer.keys.iter().map(|key| (key.record.path.clone(), key.source)).collect();
     if writer.specs().is_empty() {
@@ -194,7 +196,7 @@ async fn stage(
     let (paths, contents, options) = (env.paths.clone(), prepared.contents.clone(), prepared.options.clone());
     let (progress, steps, there) = (env.progress.clone(), Arc::clone(&env.steps), Arc::clone(writer));
     let together = together.clone();
-    let staged = blocking(move || {
+    let staged = locked(lock, move || {
         let staging = Staging {
             paths: &paths,
             contents: &contents,
@@ -208,7 +210,7 @@ async fn stage(
     let Staged { placement, mut saved, lost } = staged.await?;
     let configured = env.writer(&writer.id);
     saved.with_writer = configured.is_some();
-    let mut run = Run::new(writer.id.clone(), saved, placement, true);
+    let mut run = Run::new(writer.id.clone(), saved, placement, true, lock);
     run.report.keys = keys;
     run.report.lost = lost;
     if let Some(configured) = configured {

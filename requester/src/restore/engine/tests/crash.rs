@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::support::{App, Bench};
 use crate::failure::{Exit, NOTHING_CHANGED};
-use crate::restore::NoSteps;
 use crate::restore::engine::RecoverOptions;
 use crate::restore::registration::Registry;
+use crate::restore::{NoSteps, Steps};
 use crate::session::lock::SessionLock;
 
 fn gate() -> RecoverOptions {
@@ -302,4 +302,36 @@ async fn a_failure_of_the_second_writer_leaves_all_blocked_and_says_so() {
     bench.faults.clear();
     bench.recover(RecoverOptions { writer: Some("c".into()), ..RecoverOptions::default() }).await.unwrap();
     assert_eq!(is_new(&bench), Some(true));
+}
+
+/// Tells that a step was reached, then stays in it until it is let go.
+struct Stuck(std::sync::mpsc::SyncSender<()>, std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
+
+impl Steps for Stuck {
+    fn reached(&self, _: &'static str) -> std::ops::ControlFlow<()> {
+        let _ = self.0.send(());
+        // Ends when the other side has gone, too.
+        let _ = self.1.lock().unwrap().recv();
+        std::ops::ControlFlow::Break(())
+    }
+}
+
+#[tokio::test]
+async fn an_interrupted_restore_keeps_the_session_lock_until_its_step_on_disk_has_ended() {
+    let bench = Bench::new();
+    let (tell, reached) = std::sync::mpsc::sync_channel(8);
+    let (let_go, stay) = std::sync::mpsc::channel();
+    let reached = tokio::task::spawn_blocking(move || reached.recv().unwrap());
+    tokio::select! {
+        done = bench.restore_at(bench.options(), &|_| {}, Arc::new(Stuck(tell, stay.into()))) => panic!("{:?}", done.err()),
+        _ = reached => {}
+    }
+    // The restore's future is gone now, as after Ctrl-C.
+    assert!(SessionLock::take(&bench.paths.runtime, "recover").is_err());
+    drop(let_go);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while SessionLock::take(&bench.paths.runtime, "recover").is_err() {
+        assert!(std::time::Instant::now() < until, "the lock was never given back");
+        tokio::task::yield_now().await;
+    }
 }
