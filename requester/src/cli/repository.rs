@@ -2,7 +2,7 @@
 
 use holdfast::config::KeepConfig;
 use holdfast::failure::{Exit, Failure, NOTHING_CHANGED};
-use holdfast::repository::keep::{self, KeepPolicy, SetInfo, Verdict};
+use holdfast::repository::keep::{self, Group, KeepPolicy, SetInfo, Verdict};
 use holdfast::repository::{PruneReport, Repository};
 use holdfast_writer_api::document::{BackupSet, KeysState};
 use serde_json::json;
@@ -122,8 +122,13 @@ async fn set_infos(repository: &Repository) -> Result<Vec<SetInfo>, Failure> {
                 KeysState::NoneDeclared | KeysState::Inside | KeysState::Missing { .. } => None,
             });
             let keys = keys.flatten().map(|key| key.fingerprint.clone()).collect();
+            let components = set.writers.iter().flat_map(|writer| {
+                let whole = writer.components.iter().filter(|component| component.succeeded);
+                whole.map(|component| format!("{}/{}", writer.id, component.reference))
+            });
             infos.push(SetInfo {
                 set: stored.set,
+                group: Group { host: stored.hostname, components: components.collect() },
                 time: stored.time,
                 tags: stored.tags,
                 base: set.base,

@@ -226,6 +226,16 @@ impl Repository {
         self.inner.locks.acquire(kind)
     }
 
+    /// Who else is at work on the repository: the owners of all locks but the one that this repository and its clones
+    /// hold. Left out, as in restic, is what was not refreshed for half an hour, or names a process of this host that
+    /// is gone; another machine of the same name is not told apart there, and loses its lock the same way.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Damaged`] for a lock that cannot be read; the storage's failures.
+    pub fn others_at_work(&self) -> Result<Vec<LockOwner>, RepositoryError> {
+        self.inner.locks.others()
+    }
+
     /// A shared lock, or none where the storage cannot be written: a restore from read-only media must work.
     pub(super) fn lock_for_reading(&self) -> Result<Option<LockGuard>, RepositoryError> {
         match self.lock(LockKind::Shared) {
@@ -345,8 +355,23 @@ impl Locks {
     }
 
     fn look_for_others(&self, kind: LockKind, ours: Option<&str>) -> Result<(), RepositoryError> {
+        let held = self.held_by_others(ours)?;
+        let excludes = held.iter().find(|lock| kind == LockKind::Exclusive || lock.exclusive);
+        excludes.map_or(Ok(()), |lock| Err(self.locked_by(lock)))
+    }
+
+    fn others(&self) -> Result<Vec<LockOwner>, RepositoryError> {
+        // Under the mutex, so that our own is not written anew, under another name, while we look.
+        let state = self.state();
+        let ours = state.held.as_ref().map(|held| &*held.name);
+        Ok(self.held_by_others(ours)?.iter().map(LockFile::owner).collect())
+    }
+
+    /// The locks that count, without ours; those of the dead are removed.
+    fn held_by_others(&self, ours: Option<&str>) -> Result<Vec<LockFile>, RepositoryError> {
         let of_storage = |e| RepositoryError::from_storage(&self.location, e);
         let host = hostname();
+        let mut held = Vec::new();
         for (name, size) in self.storage.list(FileKind::Lock).map_err(of_storage)? {
             if ours == Some(&*name) {
                 continue;
@@ -366,10 +391,7 @@ impl Locks {
             let plain = self.cipher.open_unpacked(&sealed).ok_or_else(unreadable)?;
             let lock: LockFile = serde_json::from_slice(&plain).map_err(|_| unreadable())?;
             match lock.state(Timestamp::now(), &host, is_alive) {
-                LockState::Held if kind == LockKind::Exclusive || lock.exclusive => {
-                    return Err(self.locked_by(&lock));
-                }
-                LockState::Held => {}
+                LockState::Held => held.push(lock),
                 LockState::Stale => tracing::warn!(owner = %lock.owner(), "ignoring a stale lock"),
                 LockState::Orphaned => {
                     tracing::warn!(owner = %lock.owner(), "removing the lock of a dead process");
@@ -377,7 +399,7 @@ impl Locks {
                 }
             }
         }
-        Ok(())
+        Ok(held)
     }
 
     /// The refreshing thread. Ends when the lock is given back or lost.
@@ -487,6 +509,30 @@ mod tests {
         locks.write(&dead).expect("written");
         drop(locks.acquire(LockKind::Exclusive).expect("the dead do not lock"));
         assert_eq!(count(&storage), 0);
+    }
+
+    #[test]
+    fn others_at_work_are_all_that_hold_a_lock_but_ourselves_and_the_dead() {
+        let (_place, storage, cipher) = place();
+        let ours = Locks::new(storage.clone(), cipher.clone());
+        let theirs = Locks::new(storage.clone(), cipher);
+        assert_eq!(ours.others().expect("listed"), []);
+        let guards = [&ours, &theirs].map(|locks| locks.acquire(LockKind::Shared).expect("shared"));
+        // Same process, another lock: what decides is the lock, since a container may have our host name and our pid.
+        let others = ours.others().expect("listed");
+        assert_eq!(others.iter().map(|owner| owner.pid).collect::<Vec<_>>(), [std::process::id()]);
+        theirs
+            .write(&LockFile { hostname: "elsewhere".into(), ..LockFile::ours(LockKind::Shared) })
+            .expect("written");
+        theirs.write(&LockFile { pid: 1 << 23, ..LockFile::ours(LockKind::Shared) }).expect("written");
+        assert_eq!(
+            ours.others().expect("listed").len(),
+            2,
+            "one here, one elsewhere; the dead one does not count"
+        );
+        drop(guards);
+        let hosts: Vec<_> = ours.others().expect("listed").into_iter().map(|owner| owner.host).collect();
+        assert_eq!(hosts, ["elsewhere"]);
     }
 
     #[test]

@@ -96,8 +96,11 @@ fn holders(paths: &Paths) -> Leftovers {
     Leftovers { found, still_held }
 }
 
-/// Only this machine's: another one may be storing its own right now.
+/// Only this host's: another one may be storing its own right now. And only while nobody else is at work on the
+/// repository: the host name does not tell machines apart, nor two sessions of one machine, but whoever stores holds a
+/// lock from before its first part to after its last.
 fn partials(repository: &Repository) -> Vec<String> {
+    // First the parts, then the locks: what is listed here is of somebody seen there, or of the dead.
     let partials = match repository.partials() {
         Ok(partials) => partials,
         Err(error) => return vec![format!("partial sets cannot be listed: {error}")],
@@ -106,10 +109,69 @@ fn partials(repository: &Repository) -> Vec<String> {
     let mut sets: Vec<_> = ours.filter_map(|partial| partial.set).collect();
     sets.sort();
     sets.dedup();
-    sets.into_iter()
-        .map(|set| match repository.remove_partials(Some(set)) {
+    if sets.is_empty() {
+        return Vec::new();
+    }
+    let at_work = repository.others_at_work().map(|others| others.into_iter().next());
+    let remove = |set| match &at_work {
+        Ok(None) => match repository.remove_partials(Some(set)) {
             Ok(_) => format!("a part of set {set}, which was cut off while it was stored: removed"),
             Err(error) => format!("a part of set {set}: NOT removed: {error}"),
-        })
-        .collect()
+        },
+        Ok(Some(owner)) => format!(
+            "a part of set {set}: left alone, since it may be of a session at work now ({owner}); \
+             a later `holdfast gc` removes it if not"
+        ),
+        Err(error) => format!("a part of set {set}: NOT removed: who is at work cannot be told: {error}"),
+    };
+    sets.into_iter().map(remove).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::{
+        EntryKind, EntryMetadata, LockKind, Options, Password, SetIdentity, SourceEntry,
+    };
+
+    #[test]
+    fn a_part_is_removed_only_when_nobody_else_is_at_work_on_the_repository() {
+        let place = tempfile::tempdir().unwrap();
+        let location = place.path().join("repository");
+        let (location, password) = (location.to_str().unwrap(), Password::new("x"));
+        let theirs = Repository::init(location, &password, &Options::default()).unwrap();
+        let ours = Repository::open(location, &password, &Options::default()).unwrap();
+        let identity = |hostname| SetIdentity {
+            set: uuid::Uuid::now_v7(),
+            time: jiff::Timestamp::now(),
+            hostname,
+            tags: vec![],
+            label: String::new(),
+        };
+        let folder = || SourceEntry {
+            save_as: "/data".into(),
+            kind: EntryKind::Directory,
+            metadata: EntryMetadata { mode: 0o700, ..EntryMetadata::default() },
+        };
+        // A session of the same host name: another machine of that name, or this one under other paths.
+        let storing = theirs.lock(LockKind::Shared).unwrap();
+        let here = identity(hostname());
+        theirs.archive(&here, vec![folder()], None).unwrap();
+        theirs.archive(&identity("elsewhere".into()), vec![folder()], None).unwrap();
+        // Also beside a lock of our own.
+        let _held = ours.lock(LockKind::Shared).unwrap();
+        let said = partials(&ours);
+        assert!(
+            matches!(&*said, [one] if one.contains(&here.set.to_string()) && one.contains("left alone")),
+            "{said:?}"
+        );
+        assert_eq!(ours.partials().unwrap().len(), 2, "nothing was removed");
+
+        drop(storing);
+        let said = partials(&ours);
+        assert!(matches!(&*said, [one] if one.ends_with(": removed")), "{said:?}");
+        let left: Vec<_> = ours.partials().unwrap().into_iter().map(|partial| partial.hostname).collect();
+        assert_eq!(left, ["elsewhere"], "what another host stored is its own to remove");
+        assert_eq!(partials(&ours), Vec::<String>::new());
+    }
 }
