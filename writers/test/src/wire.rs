@@ -44,7 +44,7 @@ impl Wire {
     pub fn next(&mut self, until: Option<Instant>) -> Came {
         let mut chunk = [0; 16 << 10];
         loop {
-            match self.decoder.next::<Request>() {
+            match self.decoder.message::<Request>() {
                 Ok(Some(request)) if request.oneway || request.upgrade => {
                     return Came::Nonsense(FrameError::OneWay);
                 }
