@@ -259,7 +259,9 @@ mod tests {
     #[test]
     fn what_means_nothing_is_refused_with_its_place() {
         assert!(complaint("[[on]]\nphase = \"freez\"\ndo = \"hang\"\n").contains("no phase `freez`"));
-        assert!(complaint("[[on]]\nphase = \"freeze\"\ndo = \"explode\"\n").contains("no `do = \"explode\"`"));
+        assert!(
+            complaint("[[on]]\nphase = \"freeze\"\ndo = \"explode\"\n").contains("no `do = \"explode\"`")
+        );
         assert!(complaint("wait = 7\n").contains("line 1"), "{}", complaint("wait = 7\n"));
         let extra = complaint("[[on]]\nphase = \"freeze\"\ndo = \"hang\"\nms = 4\n");
         assert!(extra.starts_with("[[on]] no. 1") && extra.contains("`ms`"), "{extra}");

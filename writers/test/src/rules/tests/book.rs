@@ -119,10 +119,15 @@ impl Book {
         book.lines.push(answered(both[1], "CloseStream", json!({})));
         let log = json!({"name": "log.1", "generation": 1, "path": "/srv/back/log.1"});
         book.add(exchange(both[1], "ListLogs", json!({}), json!({"logs": [log]})));
-        both.map(|pid| book.add(exchange(pid, "PrepareSnapshot", phase.clone(), json!({}))));
-        both.map(|pid| book.add(exchange(pid, "Freeze", phase.clone(), json!({"mark": {"position": "1"}}))));
-        let reversed = [both[1], both[0]];
-        reversed.map(|pid| book.add(exchange(pid, "Thaw", json!({}), json!({"thawed": "released"}))));
+        for pid in both {
+            book.add(exchange(pid, "PrepareSnapshot", phase.clone(), json!({})));
+        }
+        for pid in both {
+            book.add(exchange(pid, "Freeze", phase.clone(), json!({"mark": {"position": "1"}})));
+        }
+        for pid in [both[1], both[0]] {
+            book.add(exchange(pid, "Thaw", json!({}), json!({"thawed": "released"})));
+        }
         for pid in both {
             let shadow = json!({"set": SET, "roots": [[format!("/srv/{}", writer(pid)), "/shadow"]]});
             book.add(exchange(pid, "PostSnapshot", shadow, json!({"stamps": {"data": "stamp"}})));
@@ -133,7 +138,9 @@ impl Book {
                                  "stored_logs": logs});
             book.add(exchange(pid, "BackupComplete", outcome, json!({"logs": logs})));
         }
-        both.map(|pid| book.ended(pid));
+        for pid in both {
+            book.ended(pid);
+        }
         book.restore([FRONT[2], BACK[2]]);
         book.number();
         book
@@ -146,8 +153,12 @@ impl Book {
             self.begin(pid, "BeginRestore", request, json!({}));
         }
         let staged = json!({"roots": [["/srv/x", "/staged/x"]]});
-        both.map(|pid| self.add(exchange(pid, "OnlineState", json!({}), json!({"state": "down"}))));
-        both.map(|pid| self.add(exchange(pid, "Check", staged.clone(), json!({"findings": []}))));
+        for pid in both {
+            self.add(exchange(pid, "OnlineState", json!({}), json!({"state": "down"})));
+        }
+        for pid in both {
+            self.add(exchange(pid, "Check", staged.clone(), json!({"findings": []})));
+        }
         for pid in both {
             self.add(exchange(pid, "Register", json!({"map": [], "marker": "/marker"}), json!({})));
         }
@@ -212,29 +223,32 @@ impl Book {
     }
 
     /// The parameters of the first call of `method`.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "it is a call")]
     pub fn parameters(&mut self, pid: u32, method: &str) -> &mut Value {
         let at = self.call(pid, method);
         match &mut self.lines[at].record {
             Record::Called { parameters, .. } => parameters,
-            _ => unreachable!(),
+            other => panic!("{other:?}"),
         }
     }
 
     /// What the first answer to `method` was.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "it is an answer")]
     pub fn reply(&mut self, pid: u32, method: &str) -> &mut Value {
         let at = self.answer(pid, method);
         match &mut self.lines[at].record {
             Record::Answered { parameters, .. } => parameters,
-            _ => unreachable!(),
+            other => panic!("{other:?}"),
         }
     }
 
     /// What was seen and looked for at the first call of `method`.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "it is a call")]
     pub fn facts(&mut self, pid: u32, method: &str) -> (&mut Vec<Seen>, &mut Vec<Looked>) {
         let at = self.call(pid, method);
         match &mut self.lines[at].record {
             Record::Called { seen, looked, .. } => (seen, looked),
-            _ => unreachable!(),
+            other => panic!("{other:?}"),
         }
     }
 
