@@ -160,7 +160,7 @@ fn fill(file: &OwnedFd, buffer: &mut [u8], from: usize) -> Result<usize, Errno> 
 
 /// A bundle of certificates with a key at its end, or a binary container, which is told only as a whole.
 fn may_continue_with_a_key(head: &[u8]) -> bool {
-    head.first() == Some(&0x30) || head.windows(11).any(|window| window == b"-----BEGIN ")
+    head.first() == Some(&0x30) || memchr::memmem::find(head, b"-----BEGIN ").is_some()
 }
 
 #[cfg(test)]
