@@ -51,6 +51,28 @@ fn redacted(world: &Holdfast, run: &Run) -> String {
     words.map(word).collect()
 }
 
+/// Goal: folders may be named as they are seen from where one stands.
+#[test]
+fn folders_named_relative_to_the_current_one_serve_all_commands() -> Tested {
+    let (world, folder) = world()?;
+    let there = |arguments: &[&str]| {
+        let mut command = world.command(arguments.iter().copied())?;
+        command.current_dir(world.root());
+        for (variable, folder) in
+            [("HOLDFAST_STATE_DIR", "near/state"), ("HOLDFAST_RUNTIME_DIR", "near/run"), ("HOLDFAST_REPO", "near/sets")]
+        {
+            command.env(variable, folder);
+        }
+        Holdfast::run_command(command)?.success()
+    };
+    there(&["backup"])?;
+    there(&["backup"])?;
+    fs::remove_dir_all(&folder).expect("the disaster");
+    there(&["restore", "latest", "--assume-stopped"])?;
+    assert_eq!(fs::read_to_string(folder.join("file")).expect("is back"), "content");
+    Ok(())
+}
+
 #[test]
 fn every_command_answers_json_with_its_schema() -> Tested {
     let (world, _) = world()?;

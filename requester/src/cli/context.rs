@@ -30,9 +30,11 @@ pub struct Context {
 impl Context {
     pub fn new(global: Global) -> Self {
         let output = Output { json: global.json, quiet: false };
+        // What is recorded there is read by other processes, in other folders.
+        let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
         let paths = Paths {
-            state: global.state_dir.clone().unwrap_or_else(default_state),
-            runtime: global.runtime_dir.clone().unwrap_or_else(default_runtime),
+            state: absolute(global.state_dir.clone().unwrap_or_else(default_state)),
+            runtime: absolute(global.runtime_dir.clone().unwrap_or_else(default_runtime)),
         };
         Self { global, output, paths }
     }
