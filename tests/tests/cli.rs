@@ -58,9 +58,11 @@ fn folders_named_relative_to_the_current_one_serve_all_commands() -> Tested {
     let there = |arguments: &[&str]| {
         let mut command = world.command(arguments.iter().copied())?;
         command.current_dir(world.root());
-        for (variable, folder) in
-            [("HOLDFAST_STATE_DIR", "near/state"), ("HOLDFAST_RUNTIME_DIR", "near/run"), ("HOLDFAST_REPO", "near/sets")]
-        {
+        for (variable, folder) in [
+            ("HOLDFAST_STATE_DIR", "near/state"),
+            ("HOLDFAST_RUNTIME_DIR", "near/run"),
+            ("HOLDFAST_REPO", "near/sets"),
+        ] {
             command.env(variable, folder);
         }
         Holdfast::run_command(command)?.success()

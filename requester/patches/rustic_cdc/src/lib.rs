@@ -44,37 +44,40 @@ pub trait RollingHash64 {
     fn slide(&mut self, byte: u8);
 }
 
+/// Bytes that a hash is of: the one window that the library asks for.
+const WINDOW: usize = 1 << WINDOW_BITS;
+const WINDOW_BITS: u32 = 6;
+
 /// What a byte does to the hash when it leaves the window, and what the eight bits that grow out of the degree do.
 #[derive(Debug)]
 struct Tables {
     polynom: Polynom64,
-    window: usize,
     out: [Polynom64; 256],
     modulo: [Polynom64; 256],
 }
 
 impl Tables {
-    fn new(polynom: Polynom64, window: usize) -> Self {
+    fn new(polynom: Polynom64) -> Self {
         let of = |entry: &dyn Fn(u64) -> Polynom64| {
             let mut table = [0; 256];
             (0..).zip(&mut table).for_each(|(byte, slot)| *slot = entry(byte));
             table
         };
-        let out = of(&|byte| (1..window).fold(byte.modulo(&polynom), |hash, _| (hash << 8).modulo(&polynom)));
+        let out = of(&|byte| (1..WINDOW).fold(byte.modulo(&polynom), |hash, _| (hash << 8).modulo(&polynom)));
         let modulo = of(&|byte| {
             let high = byte << polynom.degree();
             high.modulo(&polynom) | high
         });
-        Self { polynom, window, out, modulo }
+        Self { polynom, out, modulo }
     }
 
     /// The tables of this polynomial; those used last are kept. A process has one repository, seldom two.
-    fn of(polynom: Polynom64, window: usize) -> Arc<Self> {
+    fn of(polynom: Polynom64) -> Arc<Self> {
         static LAST: Mutex<Option<Arc<Tables>>> = Mutex::new(None);
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
-            Some(kept) if kept.polynom == polynom && kept.window == window => kept.clone(),
-            _ => last.insert(Arc::new(Self::new(polynom, window))).clone(),
+            Some(kept) if kept.polynom == polynom => kept.clone(),
+            _ => last.insert(Arc::new(Self::new(polynom))).clone(),
         }
     }
 }
@@ -83,8 +86,9 @@ impl Tables {
 #[derive(Debug, Clone)]
 pub struct Rabin64 {
     tables: Arc<Tables>,
-    shift: i32,
-    window: Vec<u8>,
+    shift: u32,
+    // Of a fixed length, so that no access to it or to the tables needs a check: this runs once for every byte.
+    window: [u8; WINDOW],
     /// Where the oldest byte lies.
     oldest: usize,
     /// The hash of the bytes in the window.
@@ -92,22 +96,23 @@ pub struct Rabin64 {
 }
 
 impl Rabin64 {
-    /// With a window of 2^`window_bits` bytes and a polynomial of degree 8 to 55.
+    /// With a window of 2^`window_bits` bytes, which must be 6 bits, and a polynomial of degree 8 to 55.
+    ///
+    /// # Panics
+    /// For another window or degree: repositories have neither.
     #[must_use]
     pub fn new_with_polynom(window_bits: u32, polynom: &Polynom64) -> Self {
-        let window = 1 << window_bits;
-        Self {
-            tables: Tables::of(*polynom, window),
-            shift: polynom.degree() - 8,
-            window: vec![0; window],
-            oldest: 0,
-            hash: 0,
-        }
+        assert_eq!(window_bits, WINDOW_BITS, "the library's chunker has a window of 64 bytes");
+        let degree = polynom.degree();
+        assert!((8..=55).contains(&degree), "a chunker polynomial has degree 53, not {degree}");
+        let shift = degree.unsigned_abs() - 8;
+        Self { tables: Tables::of(*polynom), shift, window: [0; WINDOW], oldest: 0, hash: 0 }
     }
 
+    #[inline]
     fn take_in(&mut self, byte: u8) {
-        self.window[self.oldest] = byte;
-        self.oldest = (self.oldest + 1) & (self.window.len() - 1);
+        self.window[self.oldest % WINDOW] = byte;
+        self.oldest = (self.oldest + 1) % WINDOW;
         let grown = (self.hash >> self.shift) & 0xff;
         self.hash = ((self.hash << 8) | Polynom64::from(byte)) ^ self.tables.modulo[grown as usize];
     }
@@ -119,7 +124,7 @@ impl RollingHash64 for Rabin64 {
         I: Iterator<Item = u8>,
     {
         self.hash = 0;
-        let taken = iter.take(self.window.len() - 1).map(|byte| self.take_in(byte)).count();
+        let taken = iter.take(WINDOW - 1).map(|byte| self.take_in(byte)).count();
         // The one place that was not filled: what lies there has no part in the hash.
         self.window[self.oldest] = 0;
         taken
@@ -127,7 +132,7 @@ impl RollingHash64 for Rabin64 {
 
     #[inline]
     fn slide(&mut self, byte: u8) {
-        let leaving = self.window[self.oldest];
+        let leaving = self.window[self.oldest % WINDOW];
         self.hash ^= self.tables.out[usize::from(leaving)];
         self.take_in(byte);
     }
@@ -139,7 +144,6 @@ mod tests {
 
     /// Of degree 53, irreducible: one such as repositories have.
     const POLYNOM: Polynom64 = 0x003D_A335_8B4D_C173;
-    const WINDOW: usize = 64;
 
     /// The definition, bit by bit: the window's bytes as one long polynomial, modulo.
     fn defined(window: &[u8]) -> Polynom64 {
