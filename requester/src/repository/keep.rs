@@ -54,6 +54,43 @@ pub struct SetInfo {
     pub keys: Vec<String>,
 }
 
+/// What a set may have the last copy of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holding<'a> {
+    /// A sealed key, by its fingerprint: without it, data kept elsewhere could not be decrypted any more.
+    Key(&'a str),
+    /// A component, `writer/component`, of a host. A group that ends, since its selection changed, may have the only
+    /// copy of what is not backed up any more.
+    Component {
+        /// The host.
+        host: &'a str,
+        /// The component.
+        name: &'a str,
+    },
+}
+
+impl fmt::Display for Holding<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(key) => write!(f, "the key {key}"),
+            Self::Component { host, name } => write!(f, "{name} of {host}"),
+        }
+    }
+}
+
+impl SetInfo {
+    /// The keys that it has.
+    pub fn held_keys(&self) -> Vec<Holding<'_>> {
+        self.keys.iter().map(|key| Holding::Key(key)).collect()
+    }
+
+    /// The components that it has.
+    pub fn held_components(&self) -> Vec<Holding<'_>> {
+        let Group { host, components } = &self.group;
+        components.iter().map(|name| Holding::Component { host, name }).collect()
+    }
+}
+
 /// What to keep in each group. Each rule keeps for itself; what none keeps is forgotten. Counts are of sets, the newest
 /// of each period counting for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -106,7 +143,8 @@ pub enum KeepError {
 }
 
 impl KeepPolicy {
-    fn is_empty(&self) -> bool {
+    /// Whether it has no rule.
+    pub fn is_empty(&self) -> bool {
         let Self { last, hourly, daily, weekly, monthly, yearly, within, tags } = self;
         [last, hourly, daily, weekly, monthly, yearly].iter().all(|count| **count == 0)
             && within.is_none()
@@ -132,16 +170,8 @@ pub fn decide(sets: &[SetInfo], policy: &KeepPolicy, zone: &TimeZone) -> Result<
     for group in groups.values() {
         keep_by_rules(group, policy, zone, &mut reasons);
     }
-    // Without the last sealed copy of a key, data kept elsewhere could not be decrypted any more.
-    keep_last_with(&sorted, &mut reasons, |info| {
-        info.keys.iter().map(|key| (key.as_str(), format!("last set with the key {key}"))).collect()
-    });
-    // A group that ends, since its selection changed, may hold the only copy of what is not backed up any more.
-    keep_last_with(&sorted, &mut reasons, |info| {
-        let Group { host, components } = &info.group;
-        let of_host = |name| ((host.as_str(), name), format!("last set with {name} of {host}"));
-        components.iter().map(String::as_str).map(of_host).collect()
-    });
+    keep_last_with(&sorted, &mut reasons, SetInfo::held_keys);
+    keep_last_with(&sorted, &mut reasons, SetInfo::held_components);
     keep_bases(sets, &mut reasons);
     Ok(sorted.into_iter().map(|info| decision(info, &mut reasons)).collect())
 }
@@ -179,20 +209,19 @@ fn keep_by_rules(group: &[&SetInfo], policy: &KeepPolicy, zone: &TimeZone, reaso
     }
 }
 
-/// Keeps, of each thing that no kept set has, the newest set that has it. `sorted` is newest first; `things` gives what
-/// a set has, each with the reason for keeping it.
-fn keep_last_with<'a, T: Ord>(
+/// Keeps, of whatever no kept set has, the newest set that has it. `sorted` is newest first.
+fn keep_last_with<'a>(
     sorted: &[&'a SetInfo],
     reasons: &mut Reasons,
-    things: impl Fn(&'a SetInfo) -> Vec<(T, String)>,
+    held: impl Fn(&'a SetInfo) -> Vec<Holding<'a>>,
 ) {
     let kept = sorted.iter().filter(|info| reasons.contains_key(&info.set));
-    let mut safe: BTreeSet<T> = kept.flat_map(|info| things(info)).map(|(thing, _)| thing).collect();
+    let mut safe: BTreeSet<Holding<'_>> = kept.flat_map(|info| held(info)).collect();
     for info in sorted {
         // A set kept here for one thing brings its others along: the next ones see them in `safe`.
-        for (thing, reason) in things(info) {
+        for thing in held(info) {
             if safe.insert(thing) {
-                reasons.entry(info.set).or_default().push(reason);
+                reasons.entry(info.set).or_default().push(format!("last set with {thing}"));
             }
         }
     }
