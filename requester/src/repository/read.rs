@@ -160,7 +160,7 @@ impl Repository {
         unreadable.into_iter().next().map_or(Ok(snapshots), |bad| Err(bad.error))
     }
 
-    fn snapshots_and_unreadable(
+    pub(super) fn snapshots_and_unreadable(
         &self,
     ) -> Result<(Vec<SnapshotFile>, Vec<UnreadableSnapshot>), RepositoryError> {
         let storage = &self.inner.storage;
@@ -220,13 +220,16 @@ impl Repository {
         Ok((sets, unreadable))
     }
 
-    /// One set.
+    /// One set, whatever has become of others.
     ///
     /// # Errors
-    /// [`RepositoryError::NoSuchSet`]; as [`Repository::sets`].
+    /// [`RepositoryError::NoSuchSet`], or [`RepositoryError::Damaged`] where a snapshot that cannot be read may be it; the
+    /// storage's failures.
     pub fn set(&self, set: Uuid) -> Result<StoredSet, RepositoryError> {
-        let found = self.sets()?.into_iter().find(|stored| stored.set == set);
-        found.ok_or(RepositoryError::NoSuchSet { set })
+        let (sets, unreadable) = self.sets_and_unreadable()?;
+        let missing =
+            || unreadable.into_iter().next().map_or(RepositoryError::NoSuchSet { set }, |bad| bad.error);
+        sets.into_iter().find(|stored| stored.set == set).ok_or_else(missing)
     }
 
     pub(super) fn index(&self) -> Result<Arc<Index>, RepositoryError> {
