@@ -8,6 +8,7 @@ use holdfast_writer_api::schema::DocumentError;
 use holdfast_writer_api::{RegistryError, WriterError};
 
 use crate::config::ConfigError;
+use crate::forget::{ForgetError, Needed, Why};
 use crate::repository::RepositoryError;
 use crate::session::lock::LockError;
 
@@ -160,6 +161,55 @@ impl From<DocumentError> for Failure {
             _ => Exit::Failed,
         };
         Self::new(exit, "a stored document cannot be read", error, NOTHING_CHANGED)
+    }
+}
+
+impl From<ForgetError> for Failure {
+    fn from(error: ForgetError) -> Self {
+        let nothing = "nothing was forgotten";
+        match error {
+            ForgetError::Repository { source } => source.into(),
+            ForgetError::Policy { source } => Self::new(Exit::Usage, nothing, source, NOTHING_CHANGED)
+                .help("pass --keep-last, --keep-daily, … or set them in [keep]"),
+            ForgetError::Unreadable { ref sets } => {
+                let exit = sets.first().map_or(Exit::Failed, |set| unreadable_exit(&set.why));
+                let ids: Vec<_> = sets.iter().map(|set| set.name.id()).collect();
+                let help = format!(
+                    "what cannot be read may build on any other set, or have the last copy of something; let the \
+                     Holdfast that can read it forget it, or give it up: `holdfast forget {} --even-last-copy`",
+                    ids.join(" ")
+                );
+                let what = match sets.len() {
+                    1 => "nothing was forgotten: a set cannot be read".to_owned(),
+                    n => format!("nothing was forgotten: {n} sets cannot be read"),
+                };
+                Self::new(exit, what, error, NOTHING_CHANGED).help(help)
+            }
+            ForgetError::NoSuchSet { .. } | ForgetError::SeveralSets { .. } => {
+                Self::refused(Exit::Refused, error.to_string())
+                    .help("`holdfast list backups` shows them; name one by its id, or the beginning of it")
+            }
+            ForgetError::Needed { ref needed } => {
+                let help = if needed.iter().all(Needed::may_be_insisted_on) {
+                    "--even-last-copy removes it all the same"
+                } else {
+                    "name those too, or keep what they need"
+                };
+                Self::new(Exit::Refused, nothing, error, NOTHING_CHANGED).help(help)
+            }
+            ForgetError::Removing { source } => {
+                let state = "some of them may be gone; `holdfast list backups` shows what is left";
+                Self::new(repository_exit(&source), "the sets could not all be removed", source, state)
+            }
+        }
+    }
+}
+
+fn unreadable_exit(why: &Why) -> Exit {
+    match why {
+        Why::Repository(error) => repository_exit(error),
+        Why::Document(DocumentError::Newer { .. }) => Exit::Refused,
+        Why::Document(_) | Why::OfAnother { .. } => Exit::Failed,
     }
 }
 

@@ -172,6 +172,24 @@ fn damage_is_found_and_named_wherever_it_lies() -> Tested {
 }
 
 #[test]
+fn a_snapshot_of_another_set_that_cannot_be_read_fails_no_backup_and_can_be_given_up() -> Tested {
+    let (world, _) = world()?;
+    world.run(["backup"])?.success()?;
+    let damaged = files(&world.repository().join("snapshots")).pop().expect("the snapshot");
+    flip(&damaged);
+    let made = world.json(["backup"])?;
+    let name = damaged.file_name().expect("a name").to_string_lossy().into_owned();
+    let advice = format!("`holdfast forget {} --even-last-copy` gives it up", &name[..8]);
+    world.run(["list", "backups"])?.assert_failed(1, &["is damaged", &name, &advice]);
+    world.run(["forget", &name[..8], "--even-last-copy"])?.success()?;
+    let listed = world.json(["list", "backups"])?;
+    assert_eq!(listed["backups"].as_array().map(Vec::len), Some(1), "{listed}");
+    assert_eq!(listed["backups"][0]["set"], made["set"], "{listed}");
+    world.run(["verify", "latest"])?.success()?;
+    Ok(())
+}
+
+#[test]
 fn a_document_of_a_newer_schema_is_refused_by_name() -> Tested {
     let (world, _) = world()?;
     world.run(["backup"])?.success()?;
@@ -195,9 +213,9 @@ fn a_document_of_a_newer_schema_is_refused_by_name() -> Tested {
     assert_eq!(files(&target).len(), 0, "something was restored of a set that cannot be read");
     let listed = world.run(["list", "backups"])?.success()?;
     assert!(listed.stdout.contains("UNREADABLE") && listed.stdout.contains("newer"), "{}", listed.stdout);
-    // Nobody knows what depends on it: no rule forgets it.
+    // Nobody knows what it builds on: no rule forgets anything.
     world.run(["backup"])?.success()?;
-    world.run(["forget", "--keep-last", "1"])?.success()?;
+    world.run(["forget", "--keep-last", "1"])?.assert_failed(4, &["a newer Holdfast wrote it"]);
     assert_eq!(sets(&world)?, 2);
     Ok(())
 }

@@ -128,7 +128,7 @@ fn every_command_answers_json_with_its_schema() -> Tested {
     assert_document(
         &one(&["restore", "plan", "latest", "--assume-stopped"])?,
         "holdfast.restore-plan/1",
-        &["set", "steps", "checks"],
+        &["set", "steps", "checks", "refusals", "refusal"],
     );
     let target = world.root().join("restored");
     fs::create_dir(&target).expect("a folder");
@@ -177,6 +177,65 @@ fn a_failure_is_a_document_too_and_nothing_else_is_on_standard_output() -> Teste
     let document = run.json()?;
     assert_document(&document, "holdfast.error/1", &["error", "causes", "state", "help", "exit"]);
     assert_eq!(document["exit"], 10);
+    Ok(())
+}
+
+/// What is refused or goes wrong half-way has said something already: that must not become a document of its own.
+#[test]
+fn with_json_there_is_exactly_one_document_whatever_comes_of_the_command() -> Tested {
+    let (mut world, folder) = world()?;
+    world.run(["backup"])?.success()?;
+    let one = |world: &Holdfast, code: i32, schema: &str, arguments: &[&str]| {
+        let run = world.run(std::iter::once(&"--json").chain(arguments))?;
+        assert_eq!(run.code, Some(code), "{arguments:?}: {}{}", run.stderr, run.stdout);
+        // Fails if anything follows the first document.
+        let document = run.json()?;
+        assert_eq!(document["schema"], schema, "{arguments:?}: {document}");
+        Ok::<_, FixtureError>((document, run))
+    };
+
+    // An application that has its file open is not down.
+    let in_use = fs::File::open(folder.join("file")).expect("the live file");
+    let plan = ["restore", "plan", "latest"];
+    let (planned, run) = one(&world, 4, "holdfast.restore-plan/1", &plan)?;
+    assert!(!planned["refusals"].as_array().expect("an array").is_empty(), "{planned}");
+    assert!(planned["steps"].is_array() && planned["checks"].is_array(), "the whole plan: {planned}");
+    for key in ["error", "causes", "state", "help", "exit"] {
+        assert!(planned["refusal"].get(key).is_some(), "`{key}` is missing in {planned}");
+    }
+    assert_eq!(
+        (&planned["refusal"]["exit"], &planned["refusal"]["state"]),
+        (&4.into(), &"nothing was changed".into())
+    );
+    let told = planned["refusal"]["error"].as_str().expect("a sentence");
+    assert!(run.stderr.contains(&format!("error: {told}\n")), "a person is told as before:\n{}", run.stderr);
+    let (refused, _) = one(&world, 4, "holdfast.error/1", &["restore", "latest"])?;
+    assert_eq!(refused["error"], told, "the restore says what its plan said");
+    drop(in_use);
+    let (planned, _) =
+        one(&world, 0, "holdfast.restore-plan/1", &["restore", "plan", "latest", "--assume-stopped"])?;
+    assert_eq!(planned["refusal"], Value::Null);
+
+    // Stored with an exception, and given up with somebody held.
+    world.config().writer("absent", "sqlite").set("database", "/nonexistent/absent.db");
+    let (stored, _) = one(&world, 3, "holdfast.backup/1", &["backup", "--allow-incomplete", "absent"])?;
+    assert_eq!(stored["exceptions"].as_array().map(Vec::len), Some(1), "{stored}");
+    one(&world, 4, "holdfast.error/1", &["backup"])?;
+    let database = world.root().join("busy.db");
+    let busy = rusqlite::Connection::open(&database).expect("a database");
+    busy.execute_batch("CREATE TABLE t (x); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)").expect("held");
+    world.config().clear_writers();
+    world.config().writer("data", "files").set("paths", vec![folder]);
+    world.config().writer("busy", "sqlite").set("database", database.as_path());
+    let (aborted, _) = one(&world, 5, "holdfast.error/1", &["backup", "--freeze-budget", "300ms"])?;
+    assert_eq!(aborted["exit"], 5, "{aborted}");
+    let (stored, _) = one(
+        &world,
+        3,
+        "holdfast.backup/1",
+        &["backup", "--freeze-budget", "300ms", "--allow-incomplete", "busy"],
+    )?;
+    assert!(stored["exceptions"][0].as_str().is_some_and(|text| text.contains("`busy`")), "{stored}");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use holdfast::config::parse_duration;
 use holdfast_writer_api::BackupType;
 
@@ -103,8 +103,10 @@ pub enum Command {
         #[arg(long)]
         quick: bool,
     },
-    /// Forgets sets by a policy; `prune` then frees the space
-    #[command(after_help = "Example:\n  holdfast forget --keep-last 3 --keep-daily 14 --dry-run")]
+    /// Forgets sets, by rules or by name; `prune` then frees the space
+    #[command(
+        after_help = "Example:\n  holdfast forget --keep-last 3 --keep-daily 14 --dry-run\n  holdfast forget 01a1fd2b --dry-run"
+    )]
     Forget(ForgetArgs),
     /// Frees the space of what was forgotten
     Prune {
@@ -252,7 +254,16 @@ pub struct IdentityArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("rules").multiple(true).args([
+    "keep_last", "keep_hourly", "keep_daily", "keep_weekly", "keep_monthly", "keep_yearly", "keep_tags",
+]))]
 pub struct ForgetArgs {
+    /// Forget these and no others: each a set's id, or the beginning of one
+    #[arg(value_name = "SET", conflicts_with = "rules")]
+    pub sets: Vec<String>,
+    /// Also the last set with a sealed key or a component, and one that cannot be read, so that nobody knows what it has
+    #[arg(long, requires = "sets", conflicts_with = "rules")]
+    pub even_last_copy: bool,
     /// Keep the newest N sets
     #[arg(long, value_name = "N")]
     pub keep_last: Option<u32>,

@@ -120,11 +120,11 @@ impl Engine for CommandEngine {
         };
         let context = self.context(places);
         match restore::make(&context, RestoreCommand { plan: None, args }).await? {
-            Some(restored) => {
+            restore::Outcome::Restored(restored) => {
                 let restore::Restored { files, bytes, keys, .. } = restored;
                 Ok(RestoreFacts { files, bytes, keys })
             }
-            None => Err(Failure::refused(Exit::Failed, "only a plan was made")),
+            restore::Outcome::Planned(_) => Err(Failure::refused(Exit::Failed, "only a plan was made")),
         }
     }
 

@@ -5,6 +5,7 @@ mod backup;
 mod config;
 mod context;
 mod demo;
+mod forget;
 mod key;
 mod list;
 mod output;
@@ -66,7 +67,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> 
             restore::recover(context, writer.as_deref(), roll_back, assume_stopped).await
         }
         Command::Verify { set, quick } => repository::verify(context, &set, quick).await,
-        Command::Forget(args) => repository::forget(context, args).await,
+        Command::Forget(args) => forget::run(context, args).await,
         Command::Prune { dry_run } => repository::prune(context, dry_run).await,
         Command::Gc => thaw::gc(context).await.map(|()| Exit::Ok),
         Command::Config(command) => config::run(context, command).await.map(|()| Exit::Ok),

@@ -237,7 +237,7 @@ impl Repository {
     }
 
     /// A shared lock, or none where the storage cannot be written: a restore from read-only media must work.
-    pub(super) fn lock_for_reading(&self) -> Result<Option<LockGuard>, RepositoryError> {
+    pub(crate) fn lock_for_reading(&self) -> Result<Option<LockGuard>, RepositoryError> {
         match self.lock(LockKind::Shared) {
             Err(RepositoryError::Unreachable { source, path })
                 if matches!(

@@ -39,7 +39,7 @@ pub use error::{Cause, FileFault, RepositoryError};
 pub use location::{Options, S3Options};
 pub use lock::{LockGuard, LockKind, LockOwner};
 pub use maintain::{CheckReport, PruneReport};
-pub use read::{NodeKind, SetReader, StoredNode, StoredSet, TreeWalk};
+pub use read::{NodeKind, SetReader, StoredNode, StoredSet, TreeWalk, UnreadableSnapshot};
 pub use restore::{LostAttribute, RestoreOptions, Restored};
 pub use source::{EntryKind, EntryMetadata, FAULTS_KEPT, Opener, Progress, ProgressFn, SourceEntry};
 pub use storage::{FileKind, LocalStorage, Storage, StorageError, StorageErrorKind};

@@ -8,6 +8,7 @@ pub mod barrier;
 mod contents;
 pub mod events;
 pub mod holders;
+mod keys;
 pub mod leftovers;
 pub mod lock;
 pub mod member;

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use beneath::Root;
 pub(crate) use beneath::{by_descriptor, open_beneath, xattrs_open};
 pub use error::VolumeError;
-pub use meta::{Kind, Meta, Time};
+pub use meta::{FileId, Kind, Meta, Time};
 pub use mountinfo::Mount;
 pub use pattern::{Exclude, Pattern};
 pub(crate) use real::open_strict;
