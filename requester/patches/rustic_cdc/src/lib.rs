@@ -1,6 +1,6 @@
 //! The rolling hash that the repository library cuts files with, its tables made once.
 //!
-//! Stands in for the published crate of the same name (`docs/decisions/0006-rolling-hash.md`): that one computes its
+//! Stands in for the published crate of the same name (`docs/decisions/0007-rolling-hash.md`): that one computes its
 //! tables anew for every file, which for a tree of small files is most of what chunking costs. Same names, same hashes,
 //! and only what the library calls.
 
