@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use holdfast_writer_api::document::{BackupSet, KeysState};
+use holdfast_writer_api::document::{BackupSet, KeyRecord, KeysState};
 use holdfast_writer_api::schema::{DocumentError, MAX_DOCUMENT_BYTES};
 use uuid::Uuid;
 
@@ -120,10 +120,14 @@ fn document(repository: &Repository, stored: &StoredSet) -> Result<Result<Backup
 }
 
 fn info(stored: StoredSet, set: &BackupSet) -> SetInfo {
-    let keys = set.writers.iter().filter_map(|writer| match &writer.keys {
-        KeysState::Sealed { keys } => Some(keys),
-        KeysState::NoneDeclared | KeysState::Inside | KeysState::Missing { .. } => None,
+    let keys = set.writers.iter().flat_map(|writer| {
+        let keys: &[KeyRecord] = match &writer.keys {
+            KeysState::Sealed { keys } => keys,
+            KeysState::NoneDeclared | KeysState::Inside | KeysState::Missing { .. } => &[],
+        };
+        keys.iter().map(|key| known_as(&stored.hostname, &writer.id, key))
     });
+    let keys = keys.collect();
     let components = set.writers.iter().flat_map(|writer| {
         let whole = writer.components.iter().filter(|component| component.succeeded);
         whole.map(|component| format!("{}/{}", writer.id, component.reference))
@@ -134,6 +138,50 @@ fn info(stored: StoredSet, set: &BackupSet) -> SetInfo {
         time: stored.time,
         tags: stored.tags,
         base: set.base,
-        keys: keys.flatten().map(|key| key.fingerprint.clone()).collect(),
+        keys,
+    }
+}
+
+/// What a sealed key is known by: its public identity, wherever it lies. One that has none, such as a password, by its
+/// place: its fingerprint names a single sealing, and no two sets would ever have the same.
+fn known_as(host: &str, writer: &str, key: &KeyRecord) -> String {
+    if PUBLIC.iter().any(|label| key.fingerprint.starts_with(label)) {
+        return key.fingerprint.clone();
+    }
+    format!("{} of {writer} on {host}", key.path.display())
+}
+
+/// How fingerprints begin that are equal for equal keys: a digest of the public half, and a keyed one of a secret.
+const PUBLIC: [&str; 2] = ["SHA256:", "HMAC-SHA256:"];
+
+#[cfg(test)]
+mod tests {
+    use holdfast_writer_api::{ComponentRef, KeySeal};
+
+    use super::*;
+
+    fn key(path: &str, fingerprint: &str) -> KeyRecord {
+        KeyRecord {
+            component: ComponentRef::from_full_name("keys"),
+            path: path.into(),
+            purpose: String::new(),
+            fingerprint: fingerprint.into(),
+            proof: KeySeal::NotProved { why: String::new() },
+            stored: String::new(),
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+        }
+    }
+
+    /// Goal: a set whose opaque secret was sealed again later is not kept for ever as the last one with that sealing.
+    #[test]
+    fn a_secret_without_a_public_half_is_known_by_its_place_and_a_key_pair_wherever_it_lies() {
+        let known = |path, fingerprint| known_as("host", "ca", &key(path, fingerprint));
+        assert_eq!(known("/secret", "SEALED-SHA256:01"), known("/secret", "SEALED-SHA256:02"));
+        assert_ne!(known("/secret", "SEALED-SHA256:01"), known("/other", "SEALED-SHA256:01"));
+        assert_ne!(known("/secret", "unknown"), known("/other", "unknown"));
+        assert_eq!(known("/old", "SHA256:01"), known("/new", "SHA256:01"));
+        assert_ne!(known("/key", "SHA256:01"), known("/key", "SHA256:02"));
     }
 }
