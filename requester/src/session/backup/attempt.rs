@@ -1,0 +1,73 @@
+//! What becomes of a session that fails: what a person is told, and which writer it failed by.
+
+use holdfast_writer_api::WriterError;
+use uuid::Uuid;
+
+use crate::failure::{Exit, Failure, writer_exit};
+use crate::session::barrier::{AbortCause, Aborted};
+
+/// A failed attempt, and the writer it failed by.
+pub(super) struct Attempt {
+    pub failure: Failure,
+    /// `None` when it was no writer's fault.
+    pub writer: Option<String>,
+}
+
+impl From<Failure> for Attempt {
+    fn from(failure: Failure) -> Self {
+        Self { failure, writer: None }
+    }
+}
+
+impl Attempt {
+    /// A writer failed while nothing was held.
+    pub fn writer(what: &str, error: WriterError) -> Self {
+        let writer = Some(error.writer().to_owned());
+        let exit = writer_exit(&error);
+        let failure = Failure::new(exit, what, error, "nothing is held; no set was made");
+        Self { failure: with_hint(failure, writer.as_deref()), writer }
+    }
+
+    /// The freeze of `set` was given up; `of` writers took part.
+    pub fn aborted<E: std::error::Error + Send + Sync + 'static>(
+        set: Uuid,
+        of: usize,
+        aborted: Aborted<E>,
+    ) -> Self {
+        let what = format!("snapshot set {set} was not created");
+        let writer = match &aborted.cause {
+            AbortCause::Writer(error) | AbortCause::Late(error) => Some(error.writer().to_owned()),
+            AbortCause::Commit(_) => None,
+        };
+        if !aborted.stuck.is_empty() {
+            let names: Vec<_> = aborted.stuck.iter().map(|e| format!("`{}`", e.writer())).collect();
+            let state = format!("{} MAY STILL BE HELD; the others are free", names.join(", "));
+            let failure = Failure::new(Exit::ThawNotConfirmed, what, aborted, state)
+                .help("run `holdfast thaw --all` now; if it says `still held`, restart that application");
+            return Self { failure, writer };
+        }
+        let state = match aborted.thawed {
+            0 => "nothing was frozen; no application is held; no shadow copy is left".to_owned(),
+            n => format!("{n} of {of} writers thawed; no application is held; no shadow copy is left"),
+        };
+        let help = match &aborted.cause {
+            AbortCause::Writer(WriterError::TimedOut { .. } | WriterError::Busy { .. })
+            | AbortCause::Late(_) => "try when it is quieter, or raise --freeze-budget",
+            AbortCause::Writer(_) => "`holdfast list writers` shows the state of each",
+            AbortCause::Commit(_) => {
+                "try when it is quieter, or raise --freeze-budget; `holdfast list providers` shows what else can cut"
+            }
+        };
+        let failure = Failure::new(Exit::FreezeAborted, what, aborted, state).help(help);
+        Self { failure, writer }
+    }
+}
+
+fn with_hint(failure: Failure, writer: Option<&str>) -> Failure {
+    match writer {
+        Some(id) if failure.exit != Exit::Key => failure.help(format!(
+            "see why with `holdfast list writers`; `--allow-incomplete {id}` stores a set without it (exit 3)"
+        )),
+        _ => failure,
+    }
+}
