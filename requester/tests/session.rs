@@ -291,6 +291,18 @@ async fn a_writer_allowed_to_fail_by_name_is_left_out_and_the_set_says_so() {
 }
 
 #[tokio::test]
+async fn where_nobody_is_left_the_failure_is_the_writers_own() {
+    let scene = Scene::new();
+    let writers = [scene.writer("a", Fault::FreezeFails)];
+    let options = BackupOptions { allow_incomplete: vec!["a".into()], ..BackupOptions::default() };
+    let failure = scene.backup(&writers, &options).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::FreezeAborted, "{failure:?}");
+    scene.nothing_is_left(false);
+    let failure = scene.backup(&[], &options).await.unwrap_err();
+    assert_eq!((failure.exit, failure.what.as_str()), (Exit::Usage, "no writer is configured"));
+}
+
+#[tokio::test]
 async fn a_thaw_that_is_not_confirmed_is_never_covered_by_a_permission() {
     let scene = Scene::new();
     let writers = [scene.writer("a", Fault::None), scene.writer("b", Fault::ThawStuck)];

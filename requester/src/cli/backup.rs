@@ -27,11 +27,7 @@ pub async fn make(context: &Context, args: BackupArgs) -> Result<Made, Failure> 
     let writers = context.writers(&config)?;
     let options = options(args)?;
     // A slip of the pen must not leave a new repository behind.
-    if let Some(unknown) = options.writers.iter().find(|id| !writers.iter().any(|w| w.entry.id == **id)) {
-        let ids: Vec<_> = writers.iter().map(|w| w.entry.id.as_str()).collect();
-        let what = format!("there is no writer `{unknown}`; configured are: {}", ids.join(", "));
-        return Err(Failure::refused(Exit::Usage, what));
-    }
+    options.check(&writers)?;
     context.create_paths()?;
     let repository = context.repository_or_new(&config).await?;
     let providers = context.providers()?;

@@ -75,6 +75,27 @@ pub struct BackupOptions {
     pub tags: Vec<String>,
 }
 
+impl BackupOptions {
+    /// Refuses a writer that is named and not configured, and a backup of nobody. Touches nothing.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`].
+    pub fn check(&self, configured: &[ConfiguredWriter]) -> Result<(), Failure> {
+        if configured.is_empty() {
+            return Err(Failure::refused(Exit::Usage, "no writer is configured")
+                .help("`holdfast config generate` shows how a [[writer]] is written"));
+        }
+        let ids: Vec<_> = configured.iter().map(|writer| writer.entry.id.as_str()).collect();
+        match self.writers.iter().find(|id| !ids.contains(&id.as_str())) {
+            None => Ok(()),
+            Some(unknown) => {
+                let what = format!("there is no writer `{unknown}`; configured are: {}", ids.join(", "));
+                Err(Failure::refused(Exit::Usage, what))
+            }
+        }
+    }
+}
+
 /// A set that was made, and what is only known while this machine runs.
 #[derive(Debug, Clone)]
 pub struct Made {
@@ -93,6 +114,7 @@ pub struct Made {
 /// [`Failure`], with exit 5 once anything was frozen. Everything is thawed, no set and no shadow copy is
 /// left, unless the failure says otherwise.
 pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Made, Failure> {
+    options.check(env.writers)?;
     let _lock = SessionLock::take(&env.paths.runtime, "backup")?;
     let left = leftovers::clean(env.paths, env.providers, Some(&env.repository)).await;
     for leftover in &left.found {
@@ -135,9 +157,7 @@ pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Ma
         session.log.flush();
         match result {
             Ok(made) => return Ok(made),
-            Err(Attempt { failure, writer: Some(writer) })
-                if may_be_left_out(env, options, &failure, &writer) =>
-            {
+            Err(Attempt { failure, writer: Some(writer) }) if session.may_leave_out(&failure, &writer) => {
                 let why = std::iter::once(failure.what).chain(failure.cause.map(|c| c.to_string()));
                 let why = why.collect::<Vec<_>>().join(": ");
                 (env.note)(&format!("`{writer}` failed and may be left out: {why}; beginning again"));
@@ -146,13 +166,6 @@ pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Ma
             Err(attempt) => return Err(attempt.failure),
         }
     }
-}
-
-fn may_be_left_out(env: &Environment<'_>, options: &BackupOptions, failure: &Failure, writer: &str) -> bool {
-    // An application that may still be held is never passed over.
-    failure.exit != Exit::ThawNotConfirmed
-        && (options.allow_incomplete.iter().any(|id| id == writer)
-            || env.config.backup.allow_incomplete.contains(writer))
 }
 
 /// One attempt to make a set.
@@ -172,7 +185,7 @@ impl Session<'_> {
             pid: std::process::id(),
             time: self.time.to_string(),
         });
-        let writers = self.chosen_writers()?;
+        let writers = self.chosen_writers();
         let described = self.identify(&writers).await?;
         let plan = self.plan(&writers, &described)?;
         let mut members = self.begin(&writers, &described, &plan).await?;
@@ -215,6 +228,19 @@ impl Session<'_> {
         let mut stored = self.store(members, plan, sealed, shadows, &taken).await?;
         self.complete(members, plan, &mut stored).await;
         Ok(stored.set)
+    }
+
+    /// Whether the set may be made without `writer`, which failed: the user allowed that, and somebody is left.
+    fn may_leave_out(&self, failure: &Failure, writer: &str) -> bool {
+        // An application that may still be held is never passed over.
+        failure.exit != Exit::ThawNotConfirmed
+            && self.is_allowed_to_fail(writer)
+            && self.chosen_writers().len() > 1
+    }
+
+    fn is_allowed_to_fail(&self, writer: &str) -> bool {
+        self.options.allow_incomplete.iter().any(|id| id == writer)
+            || self.env.config.backup.allow_incomplete.contains(writer)
     }
 
     fn phase(&mut self, name: &str) {

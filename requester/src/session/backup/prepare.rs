@@ -24,29 +24,12 @@ use crate::writers::ConfiguredWriter;
 
 impl<'s> Session<'s> {
     /// Those that take part, in the order of the configuration.
-    pub(super) fn chosen_writers(&self) -> Result<Vec<&'s ConfiguredWriter>, Failure> {
-        let env = self.env;
-        let known = |id: &str| env.writers.iter().any(|w| w.entry.id == id);
-        if let Some(unknown) = self.options.writers.iter().find(|id| !known(id)) {
-            let ids: Vec<_> = env.writers.iter().map(|w| w.entry.id.as_str()).collect();
-            let what = format!("there is no writer `{unknown}`; configured are: {}", ids.join(", "));
-            return Err(Failure::refused(Exit::Usage, what));
-        }
-        let wanted = |w: &&ConfiguredWriter| {
-            (self.options.writers.is_empty() || self.options.writers.contains(&w.entry.id))
-                && !self.left_out.contains_key(&w.entry.id)
+    pub(super) fn chosen_writers(&self) -> Vec<&'s ConfiguredWriter> {
+        let chosen = |id: &String| {
+            (self.options.writers.is_empty() || self.options.writers.contains(id))
+                && !self.left_out.contains_key(id)
         };
-        let chosen: Vec<_> = env.writers.iter().filter(wanted).collect();
-        if chosen.is_empty() {
-            let what = if self.left_out.is_empty() {
-                "no writer is configured"
-            } else {
-                "every writer failed, and all of them were allowed to"
-            };
-            return Err(Failure::refused(Exit::Usage, what)
-                .help("`holdfast config generate` shows how a [[writer]] is written"));
-        }
-        Ok(chosen)
+        self.env.writers.iter().filter(|writer| chosen(&writer.entry.id)).collect()
     }
 
     /// An expected writer that does not answer is a failure, never an omission.

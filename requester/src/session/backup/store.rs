@@ -52,7 +52,7 @@ impl Session<'_> {
             })?;
             record.stamp =
                 taken.stamps.get(&(component.writer.clone(), record.reference.to_string())).cloned();
-            record.level = record::level(component, plan);
+            record.level = record::level(component);
             records.push((component.writer.clone(), record));
         }
         let set = record::set(record::Facts {
