@@ -6,6 +6,8 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -14,7 +16,7 @@ use holdfast::failure::{Exit, Failure};
 use holdfast::paths::Paths;
 use holdfast::provider::Providers;
 use holdfast::repository::{Options, Password, Repository};
-use holdfast::session::{BackupOptions, Environment, backup};
+use holdfast::session::{BackupOptions, Environment, Target, backup};
 use holdfast::writers::ConfiguredWriter;
 use holdfast_writer_api::document::{BackupSet, Level};
 use holdfast_writer_api::*;
@@ -192,13 +194,22 @@ impl Scene {
         writers: &[ConfiguredWriter],
         options: &BackupOptions,
     ) -> Result<BackupSet, Failure> {
+        self.backup_to(Target::Open(self.repository.clone()), writers, options).await
+    }
+
+    async fn backup_to(
+        &self,
+        target: Target,
+        writers: &[ConfiguredWriter],
+        options: &BackupOptions,
+    ) -> Result<BackupSet, Failure> {
         let providers = Providers::linked(&[]).unwrap();
         let environment = Environment {
             config: &Config::default(),
             paths: &self.paths,
             providers: &providers,
             writers,
-            repository: self.repository.clone(),
+            target,
             note: &|_| {},
             progress: None,
             at: &|_| {},
@@ -318,6 +329,34 @@ async fn a_failure_after_the_set_exists_does_not_take_it_back() {
     let writers = [scene.writer("a", Fault::Complete)];
     let set = scene.backup(&writers, &BackupOptions::default()).await.unwrap();
     assert_eq!(scene.repository.sets().unwrap()[0].set, set.set);
+}
+
+/// Goal: a new repository is made once, after all that can refuse, and before anything is frozen.
+#[tokio::test]
+async fn a_new_repository_is_made_once_when_nothing_can_refuse_any_more() {
+    let scene = Scene::new();
+    let made = Arc::new(AtomicUsize::new(0));
+    let maker = |fails: bool| {
+        let (made, repository) = (Arc::clone(&made), scene.repository.clone());
+        Target::New(Arc::new(move || {
+            made.fetch_add(1, Ordering::SeqCst);
+            if fails { Err(Failure::refused(Exit::Failed, "as asked")) } else { Ok(repository.clone()) }
+        }))
+    };
+    let both = |fault| [scene.writer("a", Fault::None), scene.writer("b", fault)];
+    for fault in [Fault::Absent, Fault::Prepare] {
+        scene.backup_to(maker(false), &both(fault), &BackupOptions::default()).await.unwrap_err();
+        assert_eq!(made.load(Ordering::SeqCst), 0, "{fault:?}");
+    }
+    // Whoever is left out fails later than that: the second attempt has the repository of the first.
+    let options = BackupOptions { allow_incomplete: vec!["b".into()], ..BackupOptions::default() };
+    let set = scene.backup_to(maker(false), &both(Fault::FreezeFails), &options).await.unwrap();
+    assert_eq!((made.load(Ordering::SeqCst), set.exceptions.len()), (1, 1));
+    scene.repository.take_back(set.set).unwrap();
+    // A freeze would hang: that nothing is frozen shows.
+    let failure = scene.backup_to(maker(true), &both(Fault::FreezeHangs), &options).await.unwrap_err();
+    assert_eq!((failure.exit, failure.what.as_str()), (Exit::Failed, "as asked"));
+    scene.nothing_is_left(false);
 }
 
 /// A session that is given up (Ctrl-C) is a dropped future, at whatever point it waits.

@@ -1,11 +1,17 @@
 //! The command line's promises to scripts and to tired people: documents with a schema, exit codes, the shape of errors,
 //! examples in the help.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    time::Duration,
+};
 
 use holdfast_tests::{
     FixtureError,
     holdfast::{Holdfast, Run},
+    process,
 };
 use serde_json::Value;
 
@@ -173,10 +179,9 @@ fn exit_codes_are_those_that_are_documented() -> Tested {
     assert_eq!(code(&world, &["--repo", "swift:x", "list", "backups"])?, Some(2));
 
     // A private key among the files, or declared and with nobody to seal it to.
-    let key = holdfast_tests::process::command("openssl");
-    let mut key = key;
+    let mut key = process::command("openssl");
     key.args(["genpkey", "-algorithm", "ED25519", "-out"]).arg(folder.join("tls.key"));
-    holdfast_tests::process::run(&mut key, std::time::Duration::from_secs(20))?;
+    process::run(&mut key, Duration::from_secs(20))?;
     assert_eq!(code(&world, &["backup"])?, Some(8), "a key is never stored in the clear");
     fs::remove_file(folder.join("tls.key")).expect("removed");
 
@@ -188,6 +193,50 @@ fn exit_codes_are_those_that_are_documented() -> Tested {
     assert!(run.stdout.contains("EXCEPTION: `absent` was left out"), "{}", run.stdout);
     let listed = world.run(["list", "backups"])?.success()?;
     assert!(listed.stdout.contains("INCOMPLETE"), "{}", listed.stdout);
+    Ok(())
+}
+
+/// Goal: a first backup that is refused leaves no repository behind, whatever refuses it; the next one makes it; after
+/// that, a repository that is gone is an error.
+#[test]
+fn the_repository_comes_into_being_with_the_first_backup_that_is_not_refused() -> Tested {
+    let (mut world, folder) = world()?;
+    let refused = |world: &Holdfast, code: i32, arguments: &[&str], why: &str| -> Tested {
+        world.run(arguments)?.assert_failed(code, &[why, "state: "]);
+        assert!(!world.repository().exists(), "{arguments:?} left a repository");
+        assert!(!world.state_dir().join("repositories").exists(), "{arguments:?} noted one");
+        Ok(())
+    };
+    refused(&world, 2, &["backup", "--writer", "unknown"], "no writer `unknown`")?;
+    refused(&world, 4, &["backup", "--component", "data/unknown"], "no component `unknown`")?;
+    fs::rename(&folder, world.root().join("away")).expect("moved away");
+    refused(&world, 4, &["backup"], "an expected writer is absent")?;
+    fs::rename(world.root().join("away"), &folder).expect("moved back");
+    let key = folder.join("tls.key");
+    let mut openssl = process::command("openssl");
+    openssl.args(["genpkey", "-algorithm", "ED25519", "-out"]).arg(&key);
+    process::run(&mut openssl, Duration::from_secs(20))?;
+    refused(&world, 8, &["backup"], "tls.key")?;
+    fs::remove_file(&key).expect("removed");
+    // A folder for shadow copies that others can read: found by the provider, last of all.
+    world.config().clear_writers().writer("data", "files").set("paths", vec![folder]).set("provider", "copy");
+    let area = world.state_dir().join(".holdfast-shadows");
+    fs::create_dir(&area)
+        .and_then(|()| fs::set_permissions(&area, Permissions::from_mode(0o755)))
+        .expect("made");
+    refused(&world, 4, &["backup"], "the shadow copies could not be prepared")?;
+    fs::remove_dir(&area).expect("removed");
+    world.run(["gc"])?.success()?;
+    refused(&world, 10, &["list", "backups"], "there is no repository")?;
+
+    let paused = world.pause_at("prepare-snapshot", ["backup"])?;
+    assert!(world.repository().join("config").exists(), "it is there before anything is frozen");
+    paused.go_on()?.success()?;
+    fs::rename(world.repository(), world.root().join("unmounted")).expect("moved away");
+    let run = world.run(["backup"])?;
+    run.assert_failed(10, &["this machine has backed up here before", "mount its disk"]);
+    world.run(["gc"])?.assert_failed(10, &["there is no repository"]);
+    assert!(!world.repository().exists(), "and none was made");
     Ok(())
 }
 

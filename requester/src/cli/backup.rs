@@ -26,10 +26,10 @@ pub async fn make(context: &Context, args: BackupArgs) -> Result<Made, Failure> 
     let config = context.config()?;
     let writers = context.writers(&config)?;
     let options = options(args)?;
-    // A slip of the pen must not leave a new repository behind.
+    // A slip of the pen is told before anything is made or asked for.
     options.check(&writers)?;
     context.create_paths()?;
-    let repository = context.repository_or_new(&config).await?;
+    let target = context.target(&config).await?;
     let providers = context.providers()?;
     let progress = context.output.progress("storing");
     let output = context.output;
@@ -39,7 +39,7 @@ pub async fn make(context: &Context, args: BackupArgs) -> Result<Made, Failure> 
         paths: &context.paths,
         providers: &providers,
         writers: &writers,
-        repository,
+        target,
         note: &|text| output.note(text),
         progress: Some(progress.callback()),
         at: &|name| {

@@ -62,7 +62,7 @@ pub async fn gc(context: &Context) -> Result<(), Failure> {
     let _lock = holdfast::session::lock::SessionLock::take(&context.paths.runtime, "gc")?;
     let config = context.config_if_any()?;
     let repository = match context.location(&config) {
-        Ok(_) => Some(context.repository(&config).await?),
+        Ok(_) => context.repository_if_made(&config).await?,
         Err(_) => None,
     };
     let providers = context.providers()?;

@@ -10,6 +10,7 @@ mod complete;
 mod cut;
 mod prepare;
 mod store;
+mod target;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,6 +22,8 @@ use uuid::Uuid;
 
 use self::attempt::Attempt;
 use self::cut::Taken;
+use self::target::Targeted;
+pub use self::target::{Maker, Target};
 use super::events::{EventLog, What};
 use super::holders::Holders;
 use super::leftovers;
@@ -32,7 +35,7 @@ use crate::config::Config;
 use crate::failure::{Exit, Failure, NOTHING_CHANGED};
 use crate::paths::Paths;
 use crate::provider::Providers;
-use crate::repository::{LockKind, ProgressFn, Repository};
+use crate::repository::ProgressFn;
 use crate::writers::ConfiguredWriter;
 
 /// How long each call of a writer may take while nothing is held.
@@ -48,8 +51,8 @@ pub struct Environment<'e> {
     pub providers: &'e Providers,
     /// The writers of the configuration.
     pub writers: &'e [ConfiguredWriter],
-    /// The repository, open.
-    pub repository: Repository,
+    /// Where the set goes.
+    pub target: Target,
     /// Told of what goes on, one sentence at a time; never during a hold.
     pub note: &'e (dyn Fn(&str) + Sync),
     /// Told of bytes and files stored.
@@ -116,7 +119,11 @@ pub struct Made {
 pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Made, Failure> {
     options.check(env.writers)?;
     let _lock = SessionLock::take(&env.paths.runtime, "backup")?;
-    let left = leftovers::clean(env.paths, env.providers, Some(&env.repository)).await;
+    let there = match &env.target {
+        Target::Open(repository) => Some(repository),
+        Target::New(_) => None,
+    };
+    let left = leftovers::clean(env.paths, env.providers, there).await;
     for leftover in &left.found {
         (env.note)(&format!("left by a dead session: {leftover}"));
     }
@@ -133,11 +140,7 @@ pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Ma
             "run `holdfast thaw --all`; if it says `STILL HELD`, look at the disk that process waits for",
         ));
     }
-    let repository = env.repository.clone();
-    let locked = tokio::task::spawn_blocking(move || repository.lock(LockKind::Shared)).await;
-    // Held to the end: nobody may prune between what is stored and the set that names it.
-    let _shared = locked
-        .map_err(|panic| Failure::new(Exit::Failed, "no session was begun", panic, NOTHING_CHANGED))??;
+    let mut target = Targeted::begin(&env.target).await?;
     let mut left_out: BTreeMap<String, String> = BTreeMap::new();
     loop {
         let set = Uuid::now_v7();
@@ -147,7 +150,7 @@ pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Ma
                 .help(format!("check {}", log_path.display()))
         })?;
         let time = jiff::Timestamp::now();
-        let mut session = Session { env, options, set, time, log, left_out: &left_out };
+        let mut session = Session { env, options, set, time, log, target: &mut target, left_out: &left_out };
         let result = session.run().await;
         let outcome = match &result {
             Ok(_) => "stored".to_owned(),
@@ -175,6 +178,7 @@ struct Session<'s> {
     set: Uuid,
     time: jiff::Timestamp,
     log: EventLog,
+    target: &'s mut Targeted,
     left_out: &'s BTreeMap<String, String>,
 }
 
@@ -222,10 +226,13 @@ impl Session<'_> {
         sealed: &BTreeMap<String, Vec<SealedKey>>,
         shadows: &mut Shadows,
     ) -> Result<BackupSet, Attempt> {
+        self.prepare_shadows(members, plan, shadows).await?;
+        // Nothing can refuse the session any more, and nothing is frozen yet.
+        let repository = self.target.repository().await?;
         let (cuts, window) = self.cut(members, plan, shadows).await?;
         let stamps = self.post_snapshot(members, shadows).await?;
         let taken = Taken { cuts, window, stamps };
-        let mut stored = self.store(members, plan, sealed, shadows, &taken).await?;
+        let mut stored = self.store(repository, members, plan, sealed, shadows, &taken).await?;
         self.complete(members, plan, &mut stored).await;
         Ok(stored.set)
     }

@@ -47,7 +47,7 @@ impl Session<'_> {
             member.report(&mut self.log);
         }
         let events = Document { path: "events.ndjson".into(), bytes: self.log.document() };
-        let (repository, old) = (self.env.repository.clone(), stored.in_repository.clone());
+        let (repository, old) = (stored.repository.clone(), stored.in_repository.clone());
         let amended = tokio::task::spawn_blocking(move || repository.amend(&old, vec![events])).await;
         match amended {
             Ok(Ok(_)) => {}

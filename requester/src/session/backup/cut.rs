@@ -30,19 +30,27 @@ pub(super) struct Taken {
 type Stamps = BTreeMap<(String, String), String>;
 
 impl Session<'_> {
-    /// The barrier: from the first provider's preparation to the last thaw.
+    /// Lets the providers do their slow work. The last that may refuse.
+    pub(super) async fn prepare_shadows(
+        &mut self,
+        members: &[Member],
+        plan: &CutPlan,
+        shadows: &mut Shadows,
+    ) -> Result<(), Failure> {
+        let budget = members.iter().map(|m| m.budget).min().unwrap_or(holdfast_writer_api::budget::LONGEST);
+        let prepared = shadows.prepare(plan, budget, self.env.config.backup.shadow_area.as_deref()).await;
+        prepared.map_err(|error| {
+            Failure::new(error.exit(), "the shadow copies could not be prepared", error, NOTHING_CHANGED)
+        })
+    }
+
+    /// The barrier: from the writers' last preparation to the last thaw.
     pub(super) async fn cut(
         &mut self,
         members: &mut [Member],
         plan: &CutPlan,
         shadows: &mut Shadows,
     ) -> Result<(Vec<Cut>, Window), Attempt> {
-        let budget = members.iter().map(|m| m.budget).min().unwrap_or(holdfast_writer_api::budget::LONGEST);
-        shadows.prepare(plan, budget, self.env.config.backup.shadow_area.as_deref()).await.map_err(
-            |error| {
-                Failure::new(error.exit(), "the shadow copies could not be prepared", error, NOTHING_CHANGED)
-            },
-        )?;
         self.phase("prepare-snapshot");
         let set = self.set;
         let holders = members.iter().filter_map(|m| m.holder().map(|pid| (m.id.clone(), pid)));

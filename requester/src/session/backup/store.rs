@@ -12,7 +12,7 @@ use super::Session;
 use super::attempt::Attempt;
 use super::cut::Taken;
 use crate::failure::{Exit, Failure};
-use crate::repository::{Document, SetIdentity, StoredSet};
+use crate::repository::{Document, Repository, SetIdentity, StoredSet};
 use crate::session::contents::Contents;
 use crate::session::events::{EventLog, What};
 use crate::session::member::Member;
@@ -25,12 +25,14 @@ use crate::session::storing::{self, StoreError};
 pub(super) struct Stored {
     pub set: BackupSet,
     pub in_repository: StoredSet,
+    pub repository: Repository,
 }
 
 impl Session<'_> {
     /// Stores the set, and reads it again.
     pub(super) async fn store(
         &mut self,
+        repository: Repository,
         members: &[Member],
         plan: &CutPlan,
         sealed: &BTreeMap<String, Vec<SealedKey>>,
@@ -82,7 +84,7 @@ impl Session<'_> {
             proof: (record::SET_DOCUMENT, to_bytes(&set)),
             progress: self.env.progress.clone(),
         };
-        let stored = storing::store(self.env.repository.clone(), order).await.map_err(|error| {
+        let stored = storing::store(repository.clone(), order).await.map_err(|error| {
             let exit = error.exit();
             match error {
                 // One layer less for a person to read.
@@ -102,7 +104,7 @@ impl Session<'_> {
         let files = set.writers.iter().flat_map(|w| &w.components).map(|c| c.files).sum();
         self.log.record(What::SetStored { set: self.set, bytes: set.bytes(), files });
         self.phase("stored");
-        Ok(Stored { set, in_repository: stored })
+        Ok(Stored { set, in_repository: stored, repository })
     }
 }
 
