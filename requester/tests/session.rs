@@ -16,7 +16,7 @@ use holdfast::failure::{Exit, Failure};
 use holdfast::paths::Paths;
 use holdfast::provider::Providers;
 use holdfast::repository::{Options, Password, Repository};
-use holdfast::session::{BackupOptions, Environment, Target, backup};
+use holdfast::session::{BackupOptions, Environment, Made, Target, backup};
 use holdfast::writers::ConfiguredWriter;
 use holdfast_writer_api::document::{BackupSet, Level};
 use holdfast_writer_api::*;
@@ -194,15 +194,19 @@ impl Scene {
         writers: &[ConfiguredWriter],
         options: &BackupOptions,
     ) -> Result<BackupSet, Failure> {
-        self.backup_to(Target::Open(self.repository.clone()), writers, options).await
+        self.make(writers, options).await.map(|made| made.set)
     }
 
-    async fn backup_to(
+    async fn make(&self, writers: &[ConfiguredWriter], options: &BackupOptions) -> Result<Made, Failure> {
+        self.make_in(Target::Open(self.repository.clone()), writers, options).await
+    }
+
+    async fn make_in(
         &self,
         target: Target,
         writers: &[ConfiguredWriter],
         options: &BackupOptions,
-    ) -> Result<BackupSet, Failure> {
+    ) -> Result<Made, Failure> {
         let providers = Providers::linked(&[]).unwrap();
         let environment = Environment {
             config: &Config::default(),
@@ -214,7 +218,7 @@ impl Scene {
             progress: None,
             at: &|_| {},
         };
-        backup(&environment, options).await.map(|made| made.set)
+        backup(&environment, options).await
     }
 
     fn is_free(&self, id: &str) -> bool {
@@ -323,12 +327,58 @@ async fn a_thaw_that_is_not_confirmed_is_never_covered_by_a_permission() {
     assert!(failure.state.contains("MAY STILL BE HELD"), "{}", failure.state);
 }
 
+/// Goal: a writer that fails once the set exists does not take it back, and is not passed over: the result, the stored
+/// set and the stored log name it.
 #[tokio::test]
-async fn a_failure_after_the_set_exists_does_not_take_it_back() {
-    let scene = Scene::new();
-    let writers = [scene.writer("a", Fault::Complete)];
-    let set = scene.backup(&writers, &BackupOptions::default()).await.unwrap();
-    assert_eq!(scene.repository.sets().unwrap()[0].set, set.set);
+async fn a_writer_that_does_not_complete_leaves_the_set_and_is_told_of() {
+    for (allowed, exit) in [(false, Exit::Failed), (true, Exit::Incomplete)] {
+        let scene = Scene::new();
+        let writers = [
+            scene.writer("a", Fault::None),
+            scene.writer("b", Fault::Complete),
+            scene.writer("c", Fault::None),
+        ];
+        let allow_incomplete = if allowed { vec!["b".into()] } else { vec!["a".into()] };
+        let options = BackupOptions { allow_incomplete, ..BackupOptions::default() };
+        std::fs::create_dir(scene.paths.full_required()).unwrap();
+        let full_required = |id: &str| scene.paths.full_required().join(format!("{id}.json"));
+        ["a", "b"].iter().for_each(|id| std::fs::write(full_required(id), "{}").unwrap());
+
+        let made = scene.make(&writers, &options).await.unwrap();
+        assert_eq!(made.exit(), exit);
+        assert_eq!((made.not_completed.len(), made.not_completed[0].allowed), (1, allowed));
+        let failure = made.not_completed[0].failure(made.set.set);
+        assert_eq!(failure.exit, exit);
+        assert!(failure.what.contains("is stored") && failure.what.contains("`b`"), "{}", failure.what);
+        assert!(failure.causes().join(" ").contains("as asked"), "{:?}", failure.causes());
+        assert!(failure.state.contains("not truncated"), "{}", failure.state);
+        assert!(failure.help.is_some_and(|help| help.contains("--allow-incomplete") != allowed));
+        assert_eq!([full_required("a").exists(), full_required("b").exists()], [false, true]);
+
+        let sets = scene.repository.sets().unwrap();
+        assert_eq!(sets.len(), 1);
+        let document =
+            |path: &str| scene.repository.read_document(&sets[0], Path::new(path), 1 << 20).unwrap();
+        let stored = BackupSet::parse(&document("set.json")).unwrap();
+        assert_eq!(stored, made.set);
+        assert_eq!(stored.exceptions, Vec::<String>::new(), "all of it is there");
+        let says = |warnings: &[String]| warnings.iter().any(|text| text.contains("`b` did not complete"));
+        assert!(
+            says(&stored.warnings) && says(&stored.writer("b").unwrap().warnings),
+            "{:?}",
+            stored.warnings
+        );
+        assert!(!says(&stored.writer("a").unwrap().warnings));
+        let log = String::from_utf8(document("events.ndjson")).unwrap();
+        assert!(
+            log.contains(r#""event":"writer-failed","writer":"b","error":"`b` refused: as asked""#),
+            "{log}"
+        );
+        assert!(
+            log.contains(r#""writer":"c","moved":{"event":"backup-completed"}"#),
+            "the others completed: {log}"
+        );
+    }
 }
 
 /// Goal: a new repository is made once, after all that can refuse, and before anything is frozen.
@@ -345,16 +395,16 @@ async fn a_new_repository_is_made_once_when_nothing_can_refuse_any_more() {
     };
     let both = |fault| [scene.writer("a", Fault::None), scene.writer("b", fault)];
     for fault in [Fault::Absent, Fault::Prepare] {
-        scene.backup_to(maker(false), &both(fault), &BackupOptions::default()).await.unwrap_err();
+        scene.make_in(maker(false), &both(fault), &BackupOptions::default()).await.unwrap_err();
         assert_eq!(made.load(Ordering::SeqCst), 0, "{fault:?}");
     }
     // Whoever is left out fails later than that: the second attempt has the repository of the first.
     let options = BackupOptions { allow_incomplete: vec!["b".into()], ..BackupOptions::default() };
-    let set = scene.backup_to(maker(false), &both(Fault::FreezeFails), &options).await.unwrap();
+    let set = scene.make_in(maker(false), &both(Fault::FreezeFails), &options).await.unwrap().set;
     assert_eq!((made.load(Ordering::SeqCst), set.exceptions.len()), (1, 1));
     scene.repository.take_back(set.set).unwrap();
     // A freeze would hang: that nothing is frozen shows.
-    let failure = scene.backup_to(maker(true), &both(Fault::FreezeHangs), &options).await.unwrap_err();
+    let failure = scene.make_in(maker(true), &both(Fault::FreezeHangs), &options).await.unwrap_err();
     assert_eq!((failure.exit, failure.what.as_str()), (Exit::Failed, "as asked"));
     scene.nothing_is_left(false);
 }

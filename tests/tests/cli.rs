@@ -12,7 +12,9 @@ use holdfast_tests::{
     FixtureError,
     holdfast::{Holdfast, Run},
     process,
+    require::require_tool,
 };
+use rustix::process::Signal;
 use serde_json::Value;
 
 type Tested = Result<(), FixtureError>;
@@ -75,6 +77,7 @@ fn every_command_answers_json_with_its_schema() -> Tested {
         "shadows",
         "exceptions",
         "warnings",
+        "not_completed",
     ];
     assert_document(&made, "holdfast.backup/1", &keys);
     assert_eq!(made["components"][0]["writer"], "data", "{made}");
@@ -237,6 +240,61 @@ fn the_repository_comes_into_being_with_the_first_backup_that_is_not_refused() -
     run.assert_failed(10, &["this machine has backed up here before", "mount its disk"]);
     world.run(["gc"])?.assert_failed(10, &["there is no repository"]);
     assert!(!world.repository().exists(), "and none was made");
+    Ok(())
+}
+
+/// Goal: a writer that fails at BackupComplete is no success: the set is there and whole, and the command says which
+/// writer, why, what is not truncated, and what to do.
+#[test]
+fn a_writer_that_does_not_complete_ends_a_backup_with_1_or_with_3_where_it_was_allowed() -> Tested {
+    let (world, _) = world()?;
+    let killed_at_the_end = |arguments: &[&str]| {
+        let paused = world.pause_at("backup-complete", arguments)?;
+        paused.children().iter().for_each(|writer| writer.signal(Signal::KILL));
+        paused.go_on()
+    };
+    let run = killed_at_the_end(&["backup"])?;
+    assert!(run.stdout.contains("stored, NOT COMPLETED by `data`"), "{}", run.stdout);
+    run.assert_failed(
+        1,
+        &[
+            "is stored, but writer `data` did not complete the backup",
+            "cause: `data` stopped responding",
+            "signal: 9 (SIGKILL)",
+            "state: the set can be restored; no application is held; the logs of `data` were not truncated",
+            "help:  see why with `holdfast list writers`",
+            "`--allow-incomplete data` makes of this exit 3",
+        ],
+    );
+
+    let run = killed_at_the_end(&["--json", "backup", "--allow-incomplete", "data"])?;
+    run.assert_failed(3, &["writer `data` did not complete the backup", "were not truncated"]);
+    let document = run.json()?;
+    assert_document(&document, "holdfast.backup/1", &["set", "level", "not_completed"]);
+    let not_completed = &document["not_completed"][0];
+    assert_eq!(
+        (&not_completed["writer"], &not_completed["allowed"]),
+        (&"data".into(), &true.into()),
+        "{document}"
+    );
+    assert!(not_completed["error"].as_str().is_some_and(|text| text.contains("SIGKILL")), "{document}");
+    assert_eq!(document["exceptions"], serde_json::json!([]), "nothing is missing in it");
+
+    let listed = world.json(["list", "backups"])?;
+    assert_eq!(listed["backups"].as_array().map(Vec::len), Some(2), "{listed}");
+    let set = document["set"].as_str().expect("an id");
+    world.run(["verify", set])?.success()?;
+    let target = world.root().join("restored");
+    fs::create_dir(&target).expect("a folder");
+    world.run(["restore", set, "--to", &target.to_string_lossy()])?.success()?;
+    if require_tool("restic").is_some() {
+        for (path, words) in [("set.json", "did not complete the backup"), ("events.ndjson", "writer-failed")]
+        {
+            let told = world.restic().dump("latest", &format!("/holdfast/{path}"))?;
+            assert!(String::from_utf8_lossy(&told).contains(words), "the set itself says so, in {path}");
+        }
+    }
+    assert_eq!(world.json(["backup"])?["not_completed"], serde_json::json!([]));
     Ok(())
 }
 

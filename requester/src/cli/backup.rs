@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast::failure::{Exit, Failure};
 use holdfast::session::{BackupOptions, Environment, Made};
-use holdfast_writer_api::ComponentRef;
-use holdfast_writer_api::document::{BackupSet, KeysState};
+use holdfast_writer_api::document::KeysState;
+use holdfast_writer_api::{ComponentRef, chain};
 use serde_json::json;
 
 use super::args::BackupArgs;
@@ -15,10 +15,13 @@ use super::output::{Output, bytes};
 use super::pause;
 
 pub async fn run(context: &Context, args: BackupArgs) -> Result<Exit, Failure> {
-    let Made { set, .. } = make(context, args).await?;
-    summary(context.output, &set);
-    context.output.document(&document(&set));
-    Ok(if set.exceptions.is_empty() { Exit::Ok } else { Exit::Incomplete })
+    let made = make(context, args).await?;
+    summary(context.output, &made);
+    context.output.document(&document(&made));
+    for writer in &made.not_completed {
+        context.output.told(&writer.failure(made.set.set));
+    }
+    Ok(made.exit())
 }
 
 /// Makes the set, and says nothing of it.
@@ -130,8 +133,14 @@ fn writer_and_component(text: &str) -> Result<(String, ComponentRef), Failure> {
 }
 
 /// The end of a backup, as a tired person wants it.
-pub fn summary(output: Output, set: &BackupSet) {
-    output.line(format!("set {} stored", set.set));
+fn summary(output: Output, made: &Made) {
+    let set = &made.set;
+    let unfinished: Vec<_> =
+        made.not_completed.iter().map(|one| format!("`{}`", one.error.writer())).collect();
+    match unfinished.is_empty() {
+        true => output.line(format!("set {} stored", set.set)),
+        false => output.line(format!("set {} stored, NOT COMPLETED by {}", set.set, unfinished.join(", "))),
+    }
     for writer in &set.writers {
         let held = writer.held_ms.map_or("not held".to_owned(), |ms| format!("held {ms:.1} ms"));
         output.line(format!("  {} ({}), {held}", writer.id, writer.writer_type));
@@ -171,7 +180,8 @@ pub fn summary(output: Output, set: &BackupSet) {
     }
 }
 
-fn document(set: &BackupSet) -> serde_json::Value {
+fn document(made: &Made) -> serde_json::Value {
+    let set = &made.set;
     let components: Vec<_> = set
         .writers
         .iter()
@@ -189,6 +199,11 @@ fn document(set: &BackupSet) -> serde_json::Value {
         })
         .collect();
     let keys: BTreeMap<_, _> = set.writers.iter().map(|writer| (&writer.id, &writer.keys)).collect();
+    let not_completed: Vec<_> = made
+        .not_completed
+        .iter()
+        .map(|one| json!({"writer": one.error.writer(), "error": chain(&one.error), "allowed": one.allowed}))
+        .collect();
     json!({
         "schema": "holdfast.backup/1",
         "set": set.set,
@@ -203,5 +218,6 @@ fn document(set: &BackupSet) -> serde_json::Value {
         "shadows": set.shadows,
         "exceptions": set.exceptions,
         "warnings": set.warnings,
+        "not_completed": not_completed,
     })
 }

@@ -55,6 +55,11 @@ impl Output {
                 "exit": failure.exit as u8,
             }));
         }
+        self.told(failure);
+    }
+
+    /// The same to people only: beside a document that says it too.
+    pub fn told(self, failure: &Failure) {
         let mut text = format!("error: {}\n", failure.what);
         for cause in failure.causes() {
             text += &format!("cause: {cause}\n");

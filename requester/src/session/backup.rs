@@ -21,6 +21,7 @@ use holdfast_writer_api::{BackupType, ComponentRef, SealedKey, WriterError, chai
 use uuid::Uuid;
 
 use self::attempt::Attempt;
+pub use self::complete::NotCompleted;
 use self::cut::Taken;
 use self::target::Targeted;
 pub use self::target::{Maker, Target};
@@ -106,6 +107,19 @@ pub struct Made {
     pub set: BackupSet,
     /// When each writer was asked, held and released, on the machine's monotonic clock.
     pub holds: BTreeMap<String, HoldTimes>,
+    /// Writers that did not complete the backup after the set was stored.
+    pub not_completed: Vec<NotCompleted>,
+}
+
+impl Made {
+    /// What the command ends with: not 0 when anything is to be said of the set or of a writer.
+    pub fn exit(&self) -> Exit {
+        match self.not_completed.iter().find(|writer| !writer.allowed) {
+            Some(writer) => writer.exit(),
+            None if self.not_completed.is_empty() && self.set.exceptions.is_empty() => Exit::Ok,
+            None => Exit::Incomplete,
+        }
+    }
 }
 
 /// Makes a set.
@@ -153,7 +167,11 @@ pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Ma
         let mut session = Session { env, options, set, time, log, target: &mut target, left_out: &left_out };
         let result = session.run().await;
         let outcome = match &result {
-            Ok(_) => "stored".to_owned(),
+            Ok(made) if made.not_completed.is_empty() => "stored".to_owned(),
+            Ok(made) => {
+                let writers = made.not_completed.iter().map(|one| format!("`{}`", one.error.writer()));
+                format!("stored; not completed by {}", writers.collect::<Vec<_>>().join(", "))
+            }
             Err(attempt) => format!("failed: {}", attempt.failure.what),
         };
         session.log.record(What::SessionEnded { outcome });
@@ -216,7 +234,7 @@ impl Session<'_> {
         if all_free {
             Holders::forget(&self.env.paths.runtime);
         }
-        result.map(|set| Made { set, holds })
+        result.map(|(set, not_completed)| Made { set, holds, not_completed })
     }
 
     async fn with_shadows(
@@ -225,7 +243,7 @@ impl Session<'_> {
         plan: &CutPlan,
         sealed: &BTreeMap<String, Vec<SealedKey>>,
         shadows: &mut Shadows,
-    ) -> Result<BackupSet, Attempt> {
+    ) -> Result<(BackupSet, Vec<NotCompleted>), Attempt> {
         self.prepare_shadows(members, plan, shadows).await?;
         // Nothing can refuse the session any more, and nothing is frozen yet.
         let repository = self.target.repository().await?;
@@ -233,8 +251,8 @@ impl Session<'_> {
         let stamps = self.post_snapshot(members, shadows).await?;
         let taken = Taken { cuts, window, stamps };
         let mut stored = self.store(repository, members, plan, sealed, shadows, &taken).await?;
-        self.complete(members, plan, &mut stored).await;
-        Ok(stored.set)
+        let not_completed = self.complete(members, plan, &mut stored).await;
+        Ok((stored.set, not_completed))
     }
 
     /// Whether the set may be made without `writer`, which failed: the user allowed that, and somebody is left.

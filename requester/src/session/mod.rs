@@ -16,7 +16,7 @@ pub mod record;
 mod shadows;
 mod storing;
 
-pub use backup::{BackupOptions, Environment, Made, Target, backup};
+pub use backup::{BackupOptions, Environment, Made, NotCompleted, Target, backup};
 pub use contents::stored_path;
 
 #[cfg(test)]
