@@ -16,6 +16,9 @@ use super::member::Member;
 /// Kept free at the end of the shortest hold, for the thaw itself.
 const THAW_RESERVE: Duration = Duration::from_millis(10);
 
+/// How long the levels above wait for the thaw of those below, which is to take 100 ms at most.
+const THAW_PATIENCE: Duration = Duration::from_millis(250);
+
 /// Why there was no cut. Everything that could be thawed is.
 #[derive(Debug, thiserror::Error)]
 #[error("the freeze was given up")]
@@ -124,21 +127,26 @@ async fn freeze_all(members: &mut [Member], set: Uuid) -> Result<Instant, Writer
     Ok(deadline.unwrap_or(longest).checked_sub(THAW_RESERVE).unwrap_or(longest))
 }
 
-/// Thaws in reverse order of freezing, all of a level together. Goes on whatever fails.
+/// Thaws in reverse order of freezing, all of a level together. Goes on whatever fails, and waits for nobody longer than
+/// [`THAW_PATIENCE`] before the next level is asked: one that is stuck keeps no other held.
 async fn thaw_all(members: &mut [Member]) -> (usize, Vec<WriterError>) {
-    let (mut thawed, mut failures) = (0, Vec::new());
+    let mut held: Vec<_> = members.iter_mut().filter(|member| member.state().may_be_held()).collect();
+    let asked = held.len();
+    let mut failures = Vec::new();
+    let mut thawing = FuturesUnordered::new();
     for level in FreezeLevel::ALL.into_iter().rev() {
-        let mut thawing: FuturesUnordered<_> = members
-            .iter_mut()
-            .filter(|member| member.level == level && member.state().may_be_held())
-            .map(Member::thaw)
-            .collect();
-        while let Some(result) = thawing.next().await {
-            thawed += 1;
-            failures.extend(result.err());
+        let of_level;
+        (of_level, held) = held.into_iter().partition(|member| member.level == level);
+        thawing.extend(of_level.into_iter().map(|member: &mut Member| member.thaw()));
+        let until = tokio::time::Instant::now() + THAW_PATIENCE;
+        while let Ok(Some(thawed)) = tokio::time::timeout_at(until, thawing.next()).await {
+            failures.extend(thawed.err());
         }
     }
-    (thawed, failures)
+    while let Some(thawed) = thawing.next().await {
+        failures.extend(thawed.err());
+    }
+    (asked, failures)
 }
 
 fn window(members: &[Member]) -> Window {
@@ -237,6 +245,21 @@ mod tests {
         assert_eq!(aborted.stuck.len(), 1);
         assert!(!probes[1].held.load(Ordering::SeqCst));
         assert_eq!(members[0].state(), holdfast_writer_api::state::State::Stuck);
+    }
+
+    /// A writer that hangs in thaw is waited for by nobody else: the others' applications write on.
+    #[tokio::test]
+    async fn a_thaw_that_hangs_keeps_no_other_level_held() {
+        for slow in [System, BackEnd] {
+            let fault = |level| if level == slow { Fault::At(FaultAt::ThawSlow) } else { Fault::None };
+            let (mut members, _) = prepared(&[System, BackEnd, FrontEnd].map(|l| (l, fault(l)))).await;
+            let mut log = EventLog::in_memory();
+            cut(&mut members, Uuid::nil(), &mut log, async |_| Ok::<(), NoCut>(())).await.unwrap_err();
+            let released = |level| members.iter().find(|m| m.level == level).unwrap().times.released;
+            for other in [System, BackEnd, FrontEnd].into_iter().filter(|level| *level != slow) {
+                assert!(released(other) < released(slow), "{other:?} waited for {slow:?}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -22,6 +22,8 @@ pub enum FaultAt {
     FreezePanics,
     ThawStuck,
     ThawLate,
+    /// As late as one that hangs, as far as the others are concerned.
+    ThawSlow,
 }
 
 /// What a test sees of the application.
@@ -84,7 +86,9 @@ impl BackupParticipant for InMemory {
             Fault::At(FaultAt::FreezeFails) => Err(WriterError::rejected("w", "as asked")),
             Fault::At(FaultAt::FreezeHangs) => std::future::pending().await,
             Fault::At(FaultAt::FreezePanics) => panic!("as asked"),
-            Fault::None | Fault::At(FaultAt::ThawStuck | FaultAt::ThawLate) => Ok(Mark::default()),
+            Fault::None | Fault::At(FaultAt::ThawStuck | FaultAt::ThawLate | FaultAt::ThawSlow) => {
+                Ok(Mark::default())
+            }
         }
     }
     async fn thaw(&mut self) -> Result<Thawed, WriterError> {
@@ -93,6 +97,7 @@ impl BackupParticipant for InMemory {
                 return Err(WriterError::StuckFrozen { writer: "w".into(), cause: Cause::new("as asked") });
             }
             Fault::At(FaultAt::ThawLate) => tokio::time::sleep(BUDGET * 2).await,
+            Fault::At(FaultAt::ThawSlow) => tokio::time::sleep(Duration::from_secs(3)).await,
             Fault::None | Fault::At(FaultAt::FreezeFails | FaultAt::FreezeHangs | FaultAt::FreezePanics) => {}
         }
         self.probe.held.store(false, Ordering::SeqCst);
