@@ -221,6 +221,12 @@ impl Scene {
         backup(&environment, options).await
     }
 
+    /// The event logs of all sessions.
+    fn logs(&self) -> String {
+        let logs = std::fs::read_dir(self.paths.sessions()).unwrap();
+        logs.map(|log| std::fs::read_to_string(log.unwrap().path()).unwrap()).collect()
+    }
+
     fn is_free(&self, id: &str) -> bool {
         let lock = File::open(self.dir.path().join(id).join("lock")).unwrap();
         flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
@@ -286,6 +292,22 @@ async fn a_writer_that_fails_in_any_phase_leaves_no_set_and_nobody_held() {
         // And the next backup succeeds.
         let writers = [scene.writer("a", Fault::None), scene.writer("b", Fault::None)];
         scene.backup(&writers, &BackupOptions::default()).await.unwrap();
+    }
+}
+
+/// A person is told of the first; whoever looks for the reasons finds all of them.
+#[tokio::test]
+async fn every_writer_that_fails_in_a_phase_is_in_the_log() {
+    for fault in [Fault::Absent, Fault::Prepare, Fault::PrepareSnapshot, Fault::PostSnapshot] {
+        let scene = Scene::new();
+        let writers = [scene.writer("a", fault), scene.writer("b", Fault::None), scene.writer("c", fault)];
+        scene.backup(&writers, &BackupOptions::default()).await.unwrap_err();
+        let log = scene.logs();
+        for (id, failed) in [("a", true), ("b", false), ("c", true)] {
+            let line =
+                format!(r#""event":"writer-failed","writer":"{id}","error":"`{id}` refused: as asked""#);
+            assert_eq!(log.contains(&line), failed, "{fault:?}, {id}: {log}");
+        }
     }
 }
 

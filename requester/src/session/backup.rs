@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use holdfast_writer_api::document::BackupSet;
 use holdfast_writer_api::state::Phase;
-use holdfast_writer_api::{BackupType, ComponentRef, SealedKey, WriterError, chain};
+use holdfast_writer_api::{BackupType, ComponentRef, SealedKey, WriterError};
 use uuid::Uuid;
 
 use self::attempt::Attempt;
@@ -274,8 +274,10 @@ impl Session<'_> {
         (self.env.at)(name);
     }
 
-    fn failed(&mut self, error: &WriterError) {
-        let writer = error.writer().to_owned();
-        self.log.record(What::WriterFailed { writer, error: chain(error) });
+    /// What all writers answered, or the first failure. Every failure is on record.
+    fn all_of<T>(&mut self, answers: Vec<Result<T, WriterError>>) -> Result<Vec<T>, WriterError> {
+        let failures = answers.iter().filter_map(|answer| answer.as_ref().err());
+        failures.for_each(|error| self.log.record_failure(error));
+        answers.into_iter().collect()
     }
 }

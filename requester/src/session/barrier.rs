@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use holdfast_writer_api::{FreezeLevel, WriterError};
+use holdfast_writer_api::{FreezeLevel, WriterError, chain};
 use uuid::Uuid;
 
 use super::events::{EventLog, What};
@@ -44,6 +44,19 @@ pub enum AbortCause<E: std::error::Error + 'static> {
     /// Everything went well, but not in time.
     #[error("a hold ended before its thaw, so the cut cannot be trusted")]
     Late(#[source] WriterError),
+    /// Everything went well up to the thaw, which was not confirmed.
+    #[error("a thaw was not confirmed, so the cut cannot be trusted")]
+    NotThawed(#[source] WriterError),
+}
+
+impl<E: std::error::Error + 'static> AbortCause<E> {
+    /// The writer it failed by, if it was one.
+    pub fn writer(&self) -> Option<&str> {
+        match self {
+            Self::Writer(error) | Self::Late(error) | Self::NotThawed(error) => Some(error.writer()),
+            Self::Commit(_) => None,
+        }
+    }
 }
 
 /// What the window was, in milliseconds.
@@ -76,6 +89,15 @@ where
         Err(error) => Err(AbortCause::Writer(error)),
     };
     let (thawed, failures) = thaw_all(members).await;
+    match &committed {
+        Ok(_) => {}
+        Err(AbortCause::Commit(error)) => drop(log.record(What::CommitFailed { error: chain(error) })),
+        Err(AbortCause::Writer(error) | AbortCause::Late(error) | AbortCause::NotThawed(error)) => {
+            log.record_failure(error);
+        }
+    }
+    // All of them, also those that a first failure hides from the person.
+    failures.iter().for_each(|error| log.record_failure(error));
     for member in members.iter_mut() {
         member.report(log);
         if let (true, Some(mark), Some(at_ns)) = (member.holds(), &member.mark, member.times.taken) {
@@ -87,14 +109,10 @@ where
         failures.into_iter().partition(|e| matches!(e, WriterError::StuckFrozen { .. }));
     match committed {
         Err(cause) => Err(Aborted { cause, stuck, thawed }),
-        Ok(value) => match (stuck.is_empty(), late.into_iter().next()) {
-            (true, None) => Ok((value, window(members))),
-            (true, Some(late)) => Err(Aborted { cause: AbortCause::Late(late), stuck, thawed }),
-            (false, late) => {
-                // The first stuck writer is the cause as well as being on the list.
-                let first = late.unwrap_or_else(|| stuck[0].clone());
-                Err(Aborted { cause: AbortCause::Late(first), stuck, thawed })
-            }
+        Ok(value) => match (stuck.first().cloned(), late.into_iter().next()) {
+            (None, None) => Ok((value, window(members))),
+            (Some(first), _) => Err(Aborted { cause: AbortCause::NotThawed(first), stuck, thawed }),
+            (None, Some(late)) => Err(Aborted { cause: AbortCause::Late(late), stuck, thawed }),
         },
     }
 }
@@ -242,6 +260,7 @@ mod tests {
             cut(&mut members, Uuid::nil(), &mut EventLog::in_memory(), async |_| Ok::<(), NoCut>(()))
                 .await
                 .unwrap_err();
+        assert!(matches!(aborted.cause, AbortCause::NotThawed(_)), "{aborted:?}");
         assert_eq!(aborted.stuck.len(), 1);
         assert!(!probes[1].held.load(Ordering::SeqCst));
         assert_eq!(members[0].state(), holdfast_writer_api::state::State::Stuck);
@@ -272,6 +291,30 @@ mod tests {
                 .unwrap_err();
         assert!(matches!(aborted.cause, AbortCause::Late(WriterError::TimedOut { .. })), "{aborted:?}");
         assert!(aborted.stuck.is_empty());
+    }
+
+    /// A person is told of the first failure and of every hold; the log tells all.
+    #[tokio::test]
+    async fn every_failure_is_on_record_also_those_after_the_first() {
+        let at = |fault| (FrontEnd, Fault::At(fault));
+        let faults = [at(FaultAt::ThawStuck), at(FaultAt::ThawLate), at(FaultAt::ThawLate)];
+        for committed in [Ok(()), Err(NoCut)] {
+            let (mut members, _) = prepared(&faults).await;
+            let mut log = EventLog::in_memory();
+            let failing = committed.is_err();
+            cut(&mut members, Uuid::nil(), &mut log, async |_| committed).await.unwrap_err();
+            let mut failed = Vec::new();
+            for entry in log.entries() {
+                if let What::WriterFailed { writer, .. } = &entry.what {
+                    failed.push(writer.as_str());
+                }
+            }
+            failed.sort_unstable();
+            assert_eq!(failed, ["w0", "w1", "w2"], "cut failed: {failing}");
+            let cut_failed = |what: &What| matches!(what, What::CommitFailed { .. });
+            let cut_failed = log.entries().iter().filter(|entry| cut_failed(&entry.what)).count();
+            assert_eq!(cut_failed, usize::from(failing));
+        }
     }
 
     #[tokio::test]

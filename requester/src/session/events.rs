@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use holdfast_writer_api::state;
+use holdfast_writer_api::{WriterError, chain, state};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -86,6 +86,11 @@ impl EventLog {
     /// Records an event that was timed elsewhere.
     pub fn record_at(&mut self, at_ns: u64, what: What) {
         self.entries.push(Entry { at_ns, what });
+    }
+
+    /// Records that a writer failed, with the whole chain of reasons.
+    pub fn record_failure(&mut self, error: &WriterError) {
+        self.record(What::WriterFailed { writer: error.writer().to_owned(), error: chain(error) });
     }
 
     /// Writes what was not written yet. A log that cannot be written never stops a session: what it is

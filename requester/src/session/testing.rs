@@ -33,6 +33,7 @@ pub struct Probe {
 }
 
 struct InMemory {
+    id: String,
     fault: Fault,
     probe: Probe,
 }
@@ -47,7 +48,7 @@ const BUDGET: Duration = Duration::from_millis(120);
 
 pub fn member(id: &str, level: FreezeLevel, fault: Fault) -> (Member, Probe) {
     let probe = Probe::default();
-    let participant = InMemory { fault, probe: probe.clone() };
+    let participant = InMemory { id: id.into(), fault, probe: probe.clone() };
     let metadata = WriterMetadata {
         schema: METADATA_SCHEMA.into(),
         writer_type: "in-memory".into(),
@@ -83,7 +84,7 @@ impl BackupParticipant for InMemory {
     async fn freeze(&mut self, _: &FreezeContext) -> Result<Mark, WriterError> {
         self.probe.held.store(true, Ordering::SeqCst);
         match self.fault {
-            Fault::At(FaultAt::FreezeFails) => Err(WriterError::rejected("w", "as asked")),
+            Fault::At(FaultAt::FreezeFails) => Err(WriterError::rejected(&self.id, "as asked")),
             Fault::At(FaultAt::FreezeHangs) => std::future::pending().await,
             Fault::At(FaultAt::FreezePanics) => panic!("as asked"),
             Fault::None | Fault::At(FaultAt::ThawStuck | FaultAt::ThawLate | FaultAt::ThawSlow) => {
@@ -94,7 +95,8 @@ impl BackupParticipant for InMemory {
     async fn thaw(&mut self) -> Result<Thawed, WriterError> {
         match self.fault {
             Fault::At(FaultAt::ThawStuck) => {
-                return Err(WriterError::StuckFrozen { writer: "w".into(), cause: Cause::new("as asked") });
+                let cause = Cause::new("as asked");
+                return Err(WriterError::StuckFrozen { writer: self.id.clone(), cause });
             }
             Fault::At(FaultAt::ThawLate) => tokio::time::sleep(BUDGET * 2).await,
             Fault::At(FaultAt::ThawSlow) => tokio::time::sleep(Duration::from_secs(3)).await,

@@ -1,6 +1,8 @@
 //! What becomes of a session that fails: what a person is told, and which writer it failed by.
 
-use holdfast_writer_api::WriterError;
+use std::error::Error;
+
+use holdfast_writer_api::{WriterError, chain};
 use uuid::Uuid;
 
 use crate::failure::{Exit, Failure, writer_exit};
@@ -35,13 +37,9 @@ impl Attempt {
         aborted: Aborted<E>,
     ) -> Self {
         let what = format!("snapshot set {set} was not created");
-        let writer = match &aborted.cause {
-            AbortCause::Writer(error) | AbortCause::Late(error) => Some(error.writer().to_owned()),
-            AbortCause::Commit(_) => None,
-        };
+        let writer = aborted.cause.writer().map(str::to_owned);
         if !aborted.stuck.is_empty() {
-            let names: Vec<_> = aborted.stuck.iter().map(|e| format!("`{}`", e.writer())).collect();
-            let state = format!("{} MAY STILL BE HELD; the others are free", names.join(", "));
+            let state = format!("{}; the others are free", may_be_held(&aborted.stuck));
             let failure = Failure::new(Exit::ThawNotConfirmed, what, aborted, state)
                 .help("run `holdfast thaw --all` now; if it says `still held`, restart that application");
             return Self { failure, writer };
@@ -52,7 +50,8 @@ impl Attempt {
         };
         let help = match &aborted.cause {
             AbortCause::Writer(WriterError::TimedOut { .. } | WriterError::Busy { .. })
-            | AbortCause::Late(_) => "try when it is quieter, or raise --freeze-budget",
+            | AbortCause::Late(_)
+            | AbortCause::NotThawed(_) => "try when it is quieter, or raise --freeze-budget",
             AbortCause::Writer(_) => "`holdfast list writers` shows the state of each",
             AbortCause::Commit(_) => {
                 "try when it is quieter, or raise --freeze-budget; `holdfast list providers` shows what else can cut"
@@ -61,6 +60,14 @@ impl Attempt {
         let failure = Failure::new(Exit::FreezeAborted, what, aborted, state).help(help);
         Self { failure, writer }
     }
+}
+
+/// Who may be held, and what was tried.
+pub(super) fn may_be_held(stuck: &[WriterError]) -> String {
+    let why =
+        |error: &WriterError| error.source().map_or_else(String::new, |why| format!(" ({})", chain(why)));
+    let names: Vec<_> = stuck.iter().map(|error| format!("`{}`{}", error.writer(), why(error))).collect();
+    format!("{} MAY STILL BE HELD", names.join(", "))
 }
 
 fn with_hint(failure: Failure, writer: Option<&str>) -> Failure {

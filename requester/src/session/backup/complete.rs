@@ -92,7 +92,7 @@ impl Session<'_> {
                     }
                 }
                 Err(error) => {
-                    self.failed(&error);
+                    self.log.record_failure(&error);
                     let allowed = self.is_allowed_to_fail(&member.id);
                     not_completed.push(NotCompleted { error, allowed });
                 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use holdfast_writer_api::state::{Event, Phase};
-use holdfast_writer_api::{ShadowContext, WriterError, chain};
+use holdfast_writer_api::{ShadowContext, WriterError};
 
 use super::attempt::Attempt;
 use super::{PREPARE, Session};
@@ -59,8 +59,7 @@ impl Session<'_> {
             Failure::new(Exit::Failed, what, error, NOTHING_CHANGED)
         })?;
         let readied = join_all(members.iter_mut().map(|member| member.prepare_snapshot(set))).await;
-        if let Some(error) = readied.into_iter().find_map(Result::err) {
-            self.failed(&error);
+        if let Err(error) = self.all_of(readied) {
             let cause = AbortCause::<std::io::Error>::Writer(error);
             let aborted = Aborted { cause, stuck: Vec::new(), thawed: 0 };
             return Err(Attempt::aborted(set, members.len(), aborted));
@@ -89,15 +88,7 @@ impl Session<'_> {
             }
         }
         self.phase("thawed");
-        result.map_err(|aborted| {
-            match &aborted.cause {
-                AbortCause::Writer(error) | AbortCause::Late(error) => self.failed(error),
-                AbortCause::Commit(error) => {
-                    self.log.record(What::CommitFailed { error: chain(error) });
-                }
-            }
-            Attempt::aborted(set, members.len(), aborted)
-        })
+        result.map_err(|aborted| Attempt::aborted(set, members.len(), aborted))
     }
 
     /// Completes the shadow copies, and shows them to the writers.
@@ -124,14 +115,12 @@ impl Session<'_> {
         for member in members.iter_mut() {
             member.report(&mut self.log);
         }
-        let mut stamps = BTreeMap::new();
-        for result in finished {
-            let (id, of_writer) = result.map_err(|error| {
-                self.failed(&error);
-                Attempt::writer("a writer rejected the shadow copy", error)
-            })?;
-            stamps.extend(of_writer.into_iter().map(|(component, stamp)| ((id.clone(), component), stamp)));
-        }
-        Ok(stamps)
+        let finished = self.all_of(finished);
+        let finished =
+            finished.map_err(|error| Attempt::writer("a writer rejected the shadow copy", error))?;
+        let stamps = finished.into_iter().flat_map(|(id, stamps)| {
+            stamps.into_iter().map(move |(component, stamp)| ((id.clone(), component), stamp))
+        });
+        Ok(stamps.collect())
     }
 }

@@ -39,17 +39,11 @@ impl<'s> Session<'s> {
     ) -> Result<Vec<WriterMetadata>, Attempt> {
         self.phase("identify");
         let answers = join_all(writers.iter().map(|w| w.writer.identify())).await;
-        let mut described = Vec::new();
-        for answer in answers {
-            match answer.and_then(|metadata| metadata.check().map(|()| metadata)) {
-                Ok(metadata) => described.push(metadata),
-                Err(error) => {
-                    self.failed(&error);
-                    return Err(Attempt::writer("an expected writer is absent", error));
-                }
-            }
-        }
-        Ok(described)
+        let checked = answers
+            .into_iter()
+            .map(|answer| answer.and_then(|metadata| metadata.check().map(|()| metadata)))
+            .collect();
+        self.all_of(checked).map_err(|error| Attempt::writer("an expected writer is absent", error))
     }
 
     /// Preflight: all that can be refused before anybody is asked to prepare.
@@ -111,7 +105,7 @@ impl<'s> Session<'s> {
                 Err(error) => Err(error),
             };
             let participant = begun.map_err(|error| {
-                self.failed(&error);
+                self.log.record_failure(&error);
                 Attempt::writer("a writer could not begin", error)
             })?;
             members.push(Member::new(metadata.clone(), backup_type, budget, participant));
@@ -159,15 +153,9 @@ impl<'s> Session<'s> {
         for member in members.iter_mut() {
             member.report(&mut self.log);
         }
-        let mut sealed = BTreeMap::new();
-        for result in prepared {
-            let (id, keys) = result.map_err(|error| {
-                self.failed(&error);
-                Attempt::writer("a writer could not prepare", error)
-            })?;
-            sealed.insert(id, keys);
-        }
-        Ok(sealed)
+        let sealed = self.all_of(prepared);
+        let sealed = sealed.map_err(|error| Attempt::writer("a writer could not prepare", error))?;
+        Ok(sealed.into_iter().collect())
     }
 }
 
