@@ -1,0 +1,131 @@
+//! Whichever phase a session fails in: nobody stays held, nothing is left, and what failed is told.
+
+use std::time::{Duration, Instant};
+
+use holdfast::failure::Exit;
+use holdfast::session::BackupOptions;
+
+use crate::support::{BUDGET, Fault, Scene};
+
+/// Goal: whichever phase a writer fails in, everybody is thawed and there is no set.
+/// Method: three writers; the middle one fails in each phase in turn.
+#[tokio::test]
+async fn a_writer_that_fails_in_any_phase_leaves_no_set_and_nobody_held() {
+    for (fault, exit) in [
+        (Fault::Absent, Exit::Refused),
+        (Fault::Prepare, Exit::Refused),
+        (Fault::PrepareSnapshot, Exit::FreezeAborted),
+        (Fault::FreezeFails, Exit::FreezeAborted),
+        (Fault::FreezeHangs, Exit::FreezeAborted),
+        (Fault::FreezePanics, Exit::FreezeAborted),
+        (Fault::ThawLate, Exit::FreezeAborted),
+        (Fault::ThawStuck, Exit::ThawNotConfirmed),
+        (Fault::PostSnapshot, Exit::Refused),
+    ] {
+        let scene = Scene::new();
+        let writers =
+            [scene.writer("a", Fault::None), scene.writer("b", fault), scene.writer("c", Fault::None)];
+        let failure = scene.backup(&writers, &BackupOptions::default()).await.unwrap_err();
+        assert_eq!(failure.exit, exit, "{fault:?}: {failure:?}");
+        let text = format!("{} {}", failure.what, failure.causes().join(" "));
+        assert!(text.contains("`b`"), "{fault:?} names its writer: {text}");
+        for id in ["a", "b", "c"] {
+            assert!(scene.is_free(id), "{fault:?}: {id} is held");
+        }
+        scene.nothing_is_left(fault == Fault::ThawStuck);
+        // And the next backup succeeds.
+        let writers = [scene.writer("a", Fault::None), scene.writer("b", Fault::None)];
+        scene.backup(&writers, &BackupOptions::default()).await.unwrap();
+    }
+}
+
+/// A person is told of the first; whoever looks for the reasons finds all of them.
+#[tokio::test]
+async fn every_writer_that_fails_in_a_phase_is_in_the_log() {
+    for fault in [Fault::Absent, Fault::Prepare, Fault::PrepareSnapshot, Fault::PostSnapshot] {
+        let scene = Scene::new();
+        let writers = [scene.writer("a", fault), scene.writer("b", Fault::None), scene.writer("c", fault)];
+        scene.backup(&writers, &BackupOptions::default()).await.unwrap_err();
+        let log = scene.logs();
+        for (id, failed) in [("a", true), ("b", false), ("c", true)] {
+            let line =
+                format!(r#""event":"writer-failed","writer":"{id}","error":"`{id}` refused: as asked""#);
+            assert_eq!(log.contains(&line), failed, "{fault:?}, {id}: {log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_writer_allowed_to_fail_by_name_is_left_out_and_the_set_says_so() {
+    for fault in [Fault::Absent, Fault::Prepare, Fault::FreezeFails, Fault::FreezePanics] {
+        let scene = Scene::new();
+        let writers = [scene.writer("a", Fault::None), scene.writer("b", fault)];
+        let options = BackupOptions { allow_incomplete: vec!["b".into()], ..BackupOptions::default() };
+        let set = scene.backup(&writers, &options).await.unwrap();
+        assert_eq!(set.exceptions.len(), 1, "{fault:?}");
+        assert!(set.exceptions[0].contains("`b`"));
+        assert_eq!(set.writers.len(), 1);
+        // Allowing another one is no permission for this one.
+        let options = BackupOptions { allow_incomplete: vec!["a".into()], ..BackupOptions::default() };
+        assert!(scene.backup(&writers, &options).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_is_left_the_failure_is_the_writers_own() {
+    let scene = Scene::new();
+    let writers = [scene.writer("a", Fault::FreezeFails)];
+    let options = BackupOptions { allow_incomplete: vec!["a".into()], ..BackupOptions::default() };
+    let failure = scene.backup(&writers, &options).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::FreezeAborted, "{failure:?}");
+    scene.nothing_is_left(false);
+    let failure = scene.backup(&[], &options).await.unwrap_err();
+    assert_eq!((failure.exit, failure.what.as_str()), (Exit::Usage, "no writer is configured"));
+}
+
+#[tokio::test]
+async fn a_thaw_that_is_not_confirmed_is_never_covered_by_a_permission() {
+    let scene = Scene::new();
+    let writers = [scene.writer("a", Fault::None), scene.writer("b", Fault::ThawStuck)];
+    let options = BackupOptions { allow_incomplete: vec!["b".into()], ..BackupOptions::default() };
+    let failure = scene.backup(&writers, &options).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::ThawNotConfirmed);
+    assert!(failure.state.contains("MAY STILL BE HELD"), "{}", failure.state);
+}
+
+/// A session that is given up (Ctrl-C) is a dropped future, at whatever point it waits.
+#[tokio::test]
+async fn a_session_given_up_while_it_holds_releases_everybody_at_once() {
+    let scene = Scene::new();
+    let writers = [scene.writer("a", Fault::None), scene.writer("b", Fault::FreezeHangs)];
+    let options = BackupOptions::default();
+    let running = scene.backup(&writers, &options);
+    let given_up = tokio::time::timeout(BUDGET / 2, running).await;
+    assert!(given_up.is_err(), "it was to be given up while `b` hangs");
+    let begun = Instant::now();
+    assert!(scene.is_free("a") && scene.is_free("b"));
+    assert!(begun.elapsed() < Duration::from_millis(100));
+    assert!(scene.repository.sets().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_second_session_is_told_who_runs_the_first() {
+    let scene = Scene::new();
+    let _first = holdfast::session::lock::SessionLock::take(&scene.paths.runtime, "backup").unwrap();
+    let writers = [scene.writer("a", Fault::None)];
+    let failure = scene.backup(&writers, &BackupOptions::default()).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::Locked);
+    assert!(failure.causes().join(" ").contains(&std::process::id().to_string()));
+}
+
+#[tokio::test]
+async fn what_cannot_be_cut_is_refused_before_anything_is_held() {
+    let scene = Scene::new();
+    let writers = [scene.writer("a", Fault::None)];
+    std::fs::remove_file(scene.dir.path().join("a/data")).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", scene.dir.path().join("a/data")).unwrap();
+    let failure = scene.backup(&writers, &BackupOptions::default()).await.unwrap_err();
+    assert!(matches!(failure.exit, Exit::Refused), "{failure:?}");
+    assert!(failure.causes().join(" ").contains("symbolic link"), "{:?}", failure.causes());
+    scene.nothing_is_left(false);
+}
