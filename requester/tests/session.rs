@@ -6,5 +6,7 @@
 mod failures;
 #[path = "session/sets.rs"]
 mod sets;
+#[path = "session/shadows.rs"]
+mod shadows;
 #[path = "session/support.rs"]
 mod support;

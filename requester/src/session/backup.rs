@@ -15,9 +15,10 @@ mod target;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use holdfast_writer_api::document::BackupSet;
 use holdfast_writer_api::state::Phase;
-use holdfast_writer_api::{BackupType, ComponentRef, SealedKey, WriterError};
+use holdfast_writer_api::{BackupType, ComponentRef, WriterError};
 use uuid::Uuid;
 
 use self::attempt::Attempt;
@@ -41,6 +42,9 @@ use crate::writers::ConfiguredWriter;
 
 /// How long each call of a writer may take while nothing is held.
 const PREPARE: Duration = Duration::from_secs(600);
+
+/// How long a writer may take to give its part up.
+const GIVE_UP: Duration = Duration::from_secs(2);
 
 /// What a session works with.
 pub struct Environment<'e> {
@@ -211,19 +215,15 @@ impl Session<'_> {
         let described = self.identify(&writers).await?;
         let plan = self.plan(&writers, &described)?;
         let mut members = self.begin(&writers, &described, &plan).await?;
-        let sealed = self.prepare(&mut members, &plan).await?;
-        // From here on shadow copies may exist. Whatever happens, they are removed before we return.
         let mut shadows = Shadows::new(self.set, self.env.paths);
-        let result = self.with_shadows(&mut members, &plan, &sealed, &mut shadows).await;
+        // From here on writers have begun, and shadow copies may exist. Whatever happens, that is undone below.
+        let mut result = self.with_members(&mut members, &plan, &mut shadows).await;
         if result.is_err() {
-            for member in &mut members {
-                let _ = member
-                    .call(Phase::BackupShutdown, Duration::from_secs(2), async |p| p.abort().await)
-                    .await;
-            }
+            self.abort(&mut members).await;
         }
-        for problem in shadows.remove().await {
-            (self.env.note)(&format!("a shadow copy could not be removed: {problem}"));
+        let left = self.remove(shadows).await;
+        if let Err(attempt) = &mut result {
+            attempt.shadows_left(left);
         }
         // What was not confirmed stays on record: `thaw --all` works from it.
         let all_free = !members.iter().any(|member| member.state().may_be_held());
@@ -237,22 +237,45 @@ impl Session<'_> {
         result.map(|(set, not_completed)| Made { set, holds, not_completed })
     }
 
-    async fn with_shadows(
+    async fn with_members(
         &mut self,
         members: &mut [Member],
         plan: &CutPlan,
-        sealed: &BTreeMap<String, Vec<SealedKey>>,
         shadows: &mut Shadows,
     ) -> Result<(BackupSet, Vec<NotCompleted>), Attempt> {
+        let sealed = self.prepare(members, plan).await?;
         self.prepare_shadows(members, plan, shadows).await?;
         // Nothing can refuse the session any more, and nothing is frozen yet.
         let repository = self.target.repository().await?;
         let (cuts, window) = self.cut(members, plan, shadows).await?;
         let stamps = self.post_snapshot(members, shadows).await?;
         let taken = Taken { cuts, window, stamps };
-        let mut stored = self.store(repository, members, plan, sealed, shadows, &taken).await?;
+        let mut stored = self.store(repository, members, plan, &sealed, shadows, &taken).await?;
         let not_completed = self.complete(members, plan, &mut stored).await;
         Ok((stored.set, not_completed))
+    }
+
+    /// Has every writer give its part up, all at once. What they say to it is on record; what a person is told is why
+    /// it was necessary.
+    async fn abort(&mut self, members: &mut [Member]) {
+        // One that did not confirm its thaw answers nothing any more.
+        let free = members.iter_mut().filter(|member| !member.state().may_be_held());
+        let given_up = free.map(async |member| {
+            member.call(Phase::BackupShutdown, GIVE_UP, async |participant| participant.abort().await).await
+        });
+        let answers = join_all(given_up).await;
+        let _ = self.all_of(answers);
+    }
+
+    /// Removes the shadow copies; whether any is left.
+    async fn remove(&mut self, shadows: Shadows) -> bool {
+        let problems = shadows.remove().await;
+        for outcome in &problems {
+            (self.env.note)(&format!("a shadow copy could not be removed: {outcome}"));
+            let what = "a shadow copy that could not be removed".to_owned();
+            self.log.record(What::Leftover { what, outcome: outcome.clone() });
+        }
+        !problems.is_empty()
     }
 
     /// Whether the set may be made without `writer`, which failed: the user allowed that, and somebody is left.

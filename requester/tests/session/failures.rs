@@ -39,6 +39,25 @@ async fn a_writer_that_fails_in_any_phase_leaves_no_set_and_nobody_held() {
     }
 }
 
+/// Goal: whoever has begun is told that the backup is given up, in whichever phase another one fails.
+#[tokio::test]
+async fn every_writer_that_has_begun_is_told_that_the_backup_is_given_up() {
+    for (fault, begun) in [
+        (Fault::Absent, false),
+        (Fault::Prepare, true),
+        (Fault::PrepareSnapshot, true),
+        (Fault::FreezeFails, true),
+        (Fault::ThawLate, true),
+        (Fault::PostSnapshot, true),
+        (Fault::Complete, false),
+    ] {
+        let scene = Scene::new();
+        let writers = [scene.writer("a", Fault::None), scene.writer("b", fault)];
+        let _ = scene.backup(&writers, &BackupOptions::default()).await;
+        assert_eq!(["a", "b"].map(|id| scene.was_aborted(id)), [begun; 2], "{fault:?}");
+    }
+}
+
 /// A person is told of the first; whoever looks for the reasons finds all of them.
 #[tokio::test]
 async fn every_writer_that_fails_in_a_phase_is_in_the_log() {

@@ -18,6 +18,8 @@ use holdfast_writer_api::document::BackupSet;
 use holdfast_writer_api::*;
 use rustix::fs::{FlockOperation, flock};
 
+use crate::shadows::{LATE, STICKY};
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     None,
@@ -143,6 +145,7 @@ impl BackupParticipant for Run {
         fails(&self.id, self.fault == Fault::Complete, Truncated::default())
     }
     async fn abort(&mut self) -> Result<(), WriterError> {
+        std::fs::write(self.dir.join("aborted"), "").unwrap();
         Ok(())
     }
 }
@@ -185,6 +188,18 @@ impl Scene {
         ConfiguredWriter::in_process(entry, Box::new(FileWriter { id: id.into(), dir, fault }))
     }
 
+    /// A writer whose volume is cut by the provider of that name.
+    pub fn writer_cut_by(&self, id: &str, provider: &str) -> ConfiguredWriter {
+        let mut writer = self.writer(id, Fault::None);
+        writer.entry.common.provider = Some(provider.into());
+        writer
+    }
+
+    /// Whether the writer was told that the backup was given up.
+    pub fn was_aborted(&self, id: &str) -> bool {
+        self.dir.path().join(id).join("aborted").exists()
+    }
+
     pub async fn backup(
         &self,
         writers: &[ConfiguredWriter],
@@ -203,7 +218,7 @@ impl Scene {
         writers: &[ConfiguredWriter],
         options: &BackupOptions,
     ) -> Result<Made, Failure> {
-        let providers = Providers::linked(&[]).unwrap();
+        let providers = Providers::linked(&[&LATE, &STICKY]).unwrap();
         let environment = Environment {
             config: &Config::default(),
             paths: &self.paths,

@@ -45,8 +45,8 @@ impl Attempt {
             return Self { failure, writer };
         }
         let state = match aborted.thawed {
-            0 => "nothing was frozen; no application is held; no shadow copy is left".to_owned(),
-            n => format!("{n} of {of} writers thawed; no application is held; no shadow copy is left"),
+            0 => "nothing was frozen; no application is held".to_owned(),
+            n => format!("{n} of {of} writers thawed; no application is held"),
         };
         let help = match &aborted.cause {
             AbortCause::Writer(WriterError::TimedOut { .. } | WriterError::Busy { .. })
@@ -59,6 +59,17 @@ impl Attempt {
         };
         let failure = Failure::new(Exit::FreezeAborted, what, aborted, state).help(help);
         Self { failure, writer }
+    }
+
+    /// Completes what a person is told of the state, once the shadow copies were removed, or some could not be.
+    pub fn shadows_left(&mut self, left: bool) {
+        let state = &mut self.failure.state;
+        match (left, self.failure.exit) {
+            (true, _) => state.push_str("; a shadow copy is left: `holdfast gc` removes it"),
+            (false, Exit::FreezeAborted) => state.push_str("; no shadow copy is left"),
+            // Its state says nothing of shadow copies, or that nothing was changed.
+            (false, _) => {}
+        }
     }
 }
 
