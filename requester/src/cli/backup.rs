@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast::failure::{Exit, Failure};
+use holdfast::session::leftovers;
+use holdfast::session::lock::SessionLock;
 use holdfast::session::{BackupOptions, Environment, Made};
 use holdfast_writer_api::document::KeysState;
 use holdfast_writer_api::{ComponentRef, chain};
@@ -52,12 +54,12 @@ pub async fn make(context: &Context, args: BackupArgs) -> Result<Made, Failure> 
             pause::at(&context.paths, name);
         },
     };
-    let interrupted = "all writers are thawed; no set was made";
+    let interrupted = "no set was made";
     interruptible(holdfast::session::backup(&environment, &options), context, interrupted, &stored).await
 }
 
 /// Ctrl-C and SIGTERM give the session up: dropping it releases every hold, then what it made is removed. Once
-/// `past_recall` is set there is nothing to give up any more, and it is finished.
+/// `past_recall` is set there is nothing to give up any more, and it is finished. `state` is what a person is told besides.
 pub async fn interruptible<T>(
     work: impl Future<Output = Result<T, Failure>>,
     context: &Context,
@@ -81,14 +83,24 @@ pub async fn interruptible<T>(
         context.output.note("interrupted, but the set is stored already: finishing it");
     }
     drop(work);
-    // The holds ended with the future. The session's lock did too, so that this can take it.
-    if let Ok(_lock) = holdfast::session::lock::SessionLock::take(&context.paths.runtime, "cleaning up") {
-        let providers = context.providers()?;
-        for what in holdfast::session::leftovers::clean_own(&context.paths, &providers).await {
-            context.output.note(what);
-        }
+    let failure = Failure {
+        state: format!("no application is held; {state}"),
+        ..Failure::refused(Exit::Interrupted, "interrupted")
+    };
+    // The holds ended with the future. The session's lock did too, so that this can take it; where another session
+    // did, that one has cleaned up.
+    let Ok(_lock) = SessionLock::take(&context.paths.runtime, "cleaning up") else { return Err(failure) };
+    let left = leftovers::clean_own(&context.paths, &context.providers()?).await;
+    for what in &left.found {
+        context.output.note(what.to_string());
     }
-    Err(Failure { state: state.into(), ..Failure::refused(Exit::Interrupted, "interrupted") })
+    if left.may_be_held {
+        let what = "interrupted, and a thaw was not confirmed";
+        let state = format!("an application MAY STILL BE HELD; {state}");
+        return Err(Failure::new(Exit::ThawNotConfirmed, what, left.describe(), state)
+            .help("run `holdfast thaw --all` now, which says what to do about each"));
+    }
+    Err(failure)
 }
 
 fn options(args: BackupArgs) -> Result<BackupOptions, Failure> {

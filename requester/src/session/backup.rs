@@ -46,6 +46,9 @@ const PREPARE: Duration = Duration::from_secs(600);
 /// How long a writer may take to give its part up.
 const GIVE_UP: Duration = Duration::from_secs(2);
 
+/// How long the removal of shadow copies may keep from a person that an application may be held.
+const REMOVE_WHILE_HELD: Duration = Duration::from_secs(3);
+
 /// What a session works with.
 pub struct Environment<'e> {
     /// The configuration.
@@ -145,18 +148,11 @@ pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Ma
     for leftover in &left.found {
         (env.note)(&format!("left by a dead session: {leftover}"));
     }
-    if left.still_held {
+    if left.may_be_held {
         // Another hold on top of that one could only make things worse.
-        let what = "an application is still held by a dead session, so none was begun";
-        return Err(Failure::new(
-            Exit::ThawNotConfirmed,
-            what,
-            left.found.join("; "),
-            "as that session left it",
-        )
-        .help(
-            "run `holdfast thaw --all`; if it says `STILL HELD`, look at the disk that process waits for",
-        ));
+        let what = "an application may still be held by a dead session, so none was begun";
+        return Err(Failure::new(Exit::ThawNotConfirmed, what, left.describe(), "as that session left it")
+            .help("run `holdfast thaw --all`, which says what to do about each"));
     }
     let mut target = Targeted::begin(&env.target).await?;
     let mut left_out: BTreeMap<String, String> = BTreeMap::new();
@@ -221,16 +217,16 @@ impl Session<'_> {
         if result.is_err() {
             self.abort(&mut members).await;
         }
-        let left = self.remove(shadows).await;
+        let all_free = !members.iter().any(|member| member.state().may_be_held());
+        let left = self.remove(shadows, all_free).await;
         if let Err(attempt) = &mut result {
             attempt.shadows_left(left);
         }
-        // What was not confirmed stays on record: `thaw --all` works from it.
-        let all_free = !members.iter().any(|member| member.state().may_be_held());
         let holds = members.iter().filter(|m| m.holds()).map(|m| (m.id.clone(), m.times)).collect();
         for member in members {
             member.end(&mut self.log);
         }
+        // What was not confirmed stays on record: `thaw --all` works from it.
         if all_free {
             Holders::forget(&self.env.paths.runtime);
         }
@@ -267,9 +263,16 @@ impl Session<'_> {
         let _ = self.all_of(answers);
     }
 
-    /// Removes the shadow copies; whether any is left.
-    async fn remove(&mut self, shadows: Shadows) -> bool {
-        let problems = shadows.remove().await;
+    /// Removes the shadow copies; whether any is left. They may lie on the very disk that a stuck holder waits for: unless
+    /// `all_free`, they are waited for only so long.
+    async fn remove(&mut self, shadows: Shadows, all_free: bool) -> bool {
+        let removing = shadows.remove();
+        let problems = if all_free {
+            removing.await
+        } else {
+            let removed = tokio::time::timeout(REMOVE_WHILE_HELD, removing).await;
+            removed.unwrap_or_else(|_| vec![format!("not within {} s", REMOVE_WHILE_HELD.as_secs())])
+        };
         for outcome in &problems {
             (self.env.note)(&format!("a shadow copy could not be removed: {outcome}"));
             let what = "a shadow copy that could not be removed".to_owned();

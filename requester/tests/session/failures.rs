@@ -109,7 +109,40 @@ async fn a_thaw_that_is_not_confirmed_is_never_covered_by_a_permission() {
     let options = BackupOptions { allow_incomplete: vec!["b".into()], ..BackupOptions::default() };
     let failure = scene.backup(&writers, &options).await.unwrap_err();
     assert_eq!(failure.exit, Exit::ThawNotConfirmed);
-    assert!(failure.state.contains("MAY STILL BE HELD"), "{}", failure.state);
+    assert!(failure.state.contains("`b` (as asked) MAY STILL BE HELD"), "{}", failure.state);
+}
+
+/// Whatever follows a thaw may wait for the disk that the holder waits for; a person must not.
+#[tokio::test]
+async fn a_thaw_that_is_not_confirmed_is_told_before_anything_else_is_done() {
+    let scene = Scene::new();
+    let writers = [scene.writer("a", Fault::None), scene.writer("b", Fault::ThawStuck)];
+    scene.backup(&writers, &BackupOptions::default()).await.unwrap_err();
+    let told = scene.told();
+    let at = |wanted: &str| told.iter().position(|text| text.contains(wanted));
+    let (note, next) =
+        (at("`b` (as asked) MAY STILL BE HELD: run `holdfast thaw --all` now"), at("at thawed"));
+    assert!(note.is_some() && note < next, "{told:?}");
+}
+
+/// Nobody knows who holds what then, so nobody may say that nothing is held, nor write over the record.
+#[tokio::test]
+async fn a_record_of_holders_that_cannot_be_read_is_no_proof_that_nothing_is_held() {
+    let scene = Scene::new();
+    let record = scene.paths.runtime.join("holders.json");
+    std::fs::write(&record, "cut off in the middle").unwrap();
+    let writers = [scene.writer("a", Fault::None)];
+    let failure = scene.backup(&writers, &BackupOptions::default()).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::ThawNotConfirmed, "{failure:?}");
+    assert!(failure.causes().join(" ").contains("holders.json"), "{:?}", failure.causes());
+    assert!(
+        scene.told().iter().all(|text| !text.starts_with("at ")),
+        "no session was begun: {:?}",
+        scene.told()
+    );
+    assert_eq!(std::fs::read_to_string(&record).unwrap(), "cut off in the middle");
+    std::fs::remove_file(record).unwrap();
+    scene.backup(&writers, &BackupOptions::default()).await.unwrap();
 }
 
 /// A session that is given up (Ctrl-C) is a dropped future, at whatever point it waits.

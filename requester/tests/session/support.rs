@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -154,6 +155,8 @@ pub struct Scene {
     pub dir: tempfile::TempDir,
     pub paths: Paths,
     pub repository: Repository,
+    /// The notes to the user and the points reached, in order.
+    told: Mutex<Vec<String>>,
 }
 
 impl Scene {
@@ -165,7 +168,7 @@ impl Scene {
         let location = at.join("repository");
         let repository =
             Repository::init(location.to_str().unwrap(), &Password::new("pw"), &Options::default()).unwrap();
-        Self { dir, paths, repository }
+        Self { dir, paths, repository, told: Mutex::default() }
     }
 
     fn application(&self, id: &str) -> PathBuf {
@@ -225,11 +228,15 @@ impl Scene {
             providers: &providers,
             writers,
             target,
-            note: &|_| {},
+            note: &|text| self.told.lock().unwrap().push(text.to_owned()),
             progress: None,
-            at: &|_| {},
+            at: &|point| self.told.lock().unwrap().push(format!("at {point}")),
         };
         backup(&environment, options).await
+    }
+
+    pub fn told(&self) -> Vec<String> {
+        self.told.lock().unwrap().clone()
     }
 
     /// The event logs of all sessions.

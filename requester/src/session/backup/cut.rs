@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use holdfast_writer_api::state::{Event, Phase};
 use holdfast_writer_api::{ShadowContext, WriterError};
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, may_be_held};
 use super::{PREPARE, Session};
 use crate::failure::{Exit, Failure, NOTHING_CHANGED};
 use crate::session::barrier::{self, AbortCause, Aborted, Window};
@@ -73,6 +73,12 @@ impl Session<'_> {
             cut
         })
         .await;
+        if let Err(aborted) = &result
+            && !aborted.stuck.is_empty()
+        {
+            // First of all: whatever follows may wait for the very disk that the holder waits for.
+            (self.env.note)(&format!("{}: run `holdfast thaw --all` now", may_be_held(&aborted.stuck)));
+        }
         if let Ok((cuts, _)) = &result {
             // Timed where they happened, and told only now: nothing is recorded during the hold.
             if let Some(begun) = cuts.iter().map(|cut| cut.begun_ns).min() {
