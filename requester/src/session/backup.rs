@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use holdfast_writer_api::document::BackupSet;
 use holdfast_writer_api::state::Phase;
-use holdfast_writer_api::{BackupType, ComponentRef, WriterError};
+use holdfast_writer_api::{BackupType, ComponentRef, WriterError, chain};
 use uuid::Uuid;
 
 use self::attempt::Attempt;
@@ -28,7 +28,7 @@ use self::target::Targeted;
 pub use self::target::{Maker, Target};
 use super::events::{EventLog, What};
 use super::holders::Holders;
-use super::leftovers;
+use super::leftovers::{self, Leftover};
 use super::lock::SessionLock;
 use super::member::{HoldTimes, Member};
 use super::plan::CutPlan;
@@ -158,24 +158,11 @@ pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Ma
     let mut left_out: BTreeMap<String, String> = BTreeMap::new();
     loop {
         let set = Uuid::now_v7();
-        let log_path = env.paths.sessions().join(format!("{set}.ndjson"));
-        let log = EventLog::create(&log_path).map_err(|error| {
-            Failure::new(Exit::Failed, "no session was begun", error, NOTHING_CHANGED)
-                .help(format!("check {}", log_path.display()))
-        })?;
         let time = jiff::Timestamp::now();
+        let log = begin_log(env, set, time, &left.found)?;
         let mut session = Session { env, options, set, time, log, target: &mut target, left_out: &left_out };
         let result = session.run().await;
-        let outcome = match &result {
-            Ok(made) if made.not_completed.is_empty() => "stored".to_owned(),
-            Ok(made) => {
-                let writers = made.not_completed.iter().map(|one| format!("`{}`", one.error.writer()));
-                format!("stored; not completed by {}", writers.collect::<Vec<_>>().join(", "))
-            }
-            Err(attempt) => format!("failed: {}", attempt.failure.what),
-        };
-        session.log.record(What::SessionEnded { outcome });
-        session.log.flush();
+        session.end(&result);
         match result {
             Ok(made) => return Ok(made),
             Err(Attempt { failure, writer: Some(writer) }) if session.may_leave_out(&failure, &writer) => {
@@ -187,6 +174,25 @@ pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Ma
             Err(attempt) => return Err(attempt.failure),
         }
     }
+}
+
+/// The log of one attempt, with what was found before it.
+fn begin_log(
+    env: &Environment<'_>,
+    set: Uuid,
+    time: jiff::Timestamp,
+    found: &[Leftover],
+) -> Result<EventLog, Failure> {
+    let path = env.paths.session_log(set);
+    let mut log = EventLog::create(&path).map_err(|error| {
+        Failure::new(Exit::Failed, "no session was begun", error, NOTHING_CHANGED)
+            .help(format!("check {}", path.display()))
+    })?;
+    log.record(What::SessionStarted { set, pid: std::process::id(), time: time.to_string() });
+    for Leftover { what, outcome } in found.iter().cloned() {
+        log.record(What::Leftover { what, outcome });
+    }
+    Ok(log)
 }
 
 /// One attempt to make a set.
@@ -202,11 +208,6 @@ struct Session<'s> {
 
 impl Session<'_> {
     async fn run(&mut self) -> Result<Made, Attempt> {
-        self.log.record(What::SessionStarted {
-            set: self.set,
-            pid: std::process::id(),
-            time: self.time.to_string(),
-        });
         let writers = self.chosen_writers();
         let described = self.identify(&writers).await?;
         let plan = self.plan(&writers, &described)?;
@@ -231,6 +232,23 @@ impl Session<'_> {
             Holders::forget(&self.env.paths.runtime);
         }
         result.map(|(set, not_completed)| Made { set, holds, not_completed })
+    }
+
+    /// The log's last line.
+    fn end(&mut self, result: &Result<Made, Attempt>) {
+        let outcome = match result {
+            Ok(made) if made.not_completed.is_empty() => "stored".to_owned(),
+            Ok(made) => {
+                let writers = made.not_completed.iter().map(|one| format!("`{}`", one.error.writer()));
+                format!("stored; not completed by {}", writers.collect::<Vec<_>>().join(", "))
+            }
+            Err(attempt) => format!("failed: {}", chain(&attempt.failure)),
+        };
+        // One that cannot be written never stops a session: what it is for goes into the set as well.
+        if let Err(error) = self.log.end(outcome) {
+            let path = self.env.paths.session_log(self.set);
+            (self.env.note)(&format!("the event log {} is not complete: {error}", path.display()));
+        }
     }
 
     async fn with_members(

@@ -158,6 +158,8 @@ async fn a_session_given_up_while_it_holds_releases_everybody_at_once() {
     assert!(scene.is_free("a") && scene.is_free("b"));
     assert!(begun.elapsed() < Duration::from_millis(100));
     assert!(scene.repository.sets().unwrap().is_empty());
+    let log = scene.logs();
+    assert!(log.ends_with("\"event\":\"session-ended\",\"outcome\":\"given up\"}\n"), "{log}");
 }
 
 #[tokio::test]
@@ -179,5 +181,10 @@ async fn what_cannot_be_cut_is_refused_before_anything_is_held() {
     let failure = scene.backup(&writers, &BackupOptions::default()).await.unwrap_err();
     assert!(matches!(failure.exit, Exit::Refused), "{failure:?}");
     assert!(failure.causes().join(" ").contains("symbolic link"), "{:?}", failure.causes());
+    assert!(
+        scene.logs().lines().last().unwrap().contains("symbolic link"),
+        "the log says why: {}",
+        scene.logs()
+    );
     scene.nothing_is_left(false);
 }

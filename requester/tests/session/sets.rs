@@ -1,10 +1,12 @@
 //! What becomes of a session that does not fail: the repository, the set, its log, and writers at its end.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use holdfast::failure::{Exit, Failure};
+use holdfast::session::holders::Holders;
 use holdfast::session::{BackupOptions, Target};
 use holdfast_writer_api::document::{BackupSet, Level};
 
@@ -59,6 +61,30 @@ async fn a_new_repository_is_made_once_when_nothing_can_refuse_any_more() {
     let failure = scene.make_in(maker(true), &both(Fault::FreezeHangs), &options).await.unwrap_err();
     assert_eq!((failure.exit, failure.what.as_str()), (Exit::Failed, "as asked"));
     scene.nothing_is_left(false);
+}
+
+/// What a dead session left is named to the user and in the log of the session that found it, in the set too.
+#[tokio::test]
+async fn what_a_dead_session_left_is_in_the_log_of_the_next() {
+    let scene = Scene::new();
+    let mut holder = std::process::Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+    let dead = uuid::Uuid::now_v7();
+    Holders::new(dead, [("b".into(), holder.id())]).record(&scene.paths.runtime).unwrap();
+    let set = scene.backup(&[scene.writer("a", Fault::None)], &BackupOptions::default()).await.unwrap();
+    holder.wait().unwrap();
+    let sentences = [
+        "writer `b`: was still held, and is released".to_owned(),
+        format!("session {dead}: ended without a word; no application is held by it"),
+    ];
+    let stored = scene.repository.set(set.set).unwrap();
+    let log = scene.repository.read_document(&stored, Path::new("events.ndjson"), 1 << 20).unwrap();
+    let log = String::from_utf8(log).unwrap();
+    for sentence in sentences {
+        assert!(scene.told().contains(&format!("left by a dead session: {sentence}")), "{:?}", scene.told());
+        let (what, outcome) = sentence.split_once(": ").unwrap();
+        let line = format!(r#""event":"leftover","what":"{what}","outcome":"{outcome}""#);
+        assert!(log.contains(&line), "{line} in {log}");
+    }
 }
 
 /// Goal: a writer that fails once the set exists does not take it back, and is not passed over: the result, the stored
