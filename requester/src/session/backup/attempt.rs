@@ -41,7 +41,7 @@ impl Attempt {
         if !aborted.stuck.is_empty() {
             let state = format!("{}; the others are free", may_be_held(&aborted.stuck));
             let failure = Failure::new(Exit::ThawNotConfirmed, what, aborted, state)
-                .help("run `holdfast thaw --all` now; if it says `still held`, restart that application");
+                .help("run `holdfast thaw --all` now, which says what to do about each");
             return Self { failure, writer };
         }
         let state = match aborted.thawed {
