@@ -29,7 +29,7 @@ pub fn thaw_all(context: &Context) -> Result<(), Failure> {
         let what = format!("the recorded holders in {} cannot be read", file.display());
         Failure::new(Exit::ThawNotConfirmed, what, error, state).help(help)
     })?;
-    let outcome = recorded.map(|holders| holders.end()).unwrap_or_default();
+    let outcome = recorded.as_ref().map(Holders::end).unwrap_or_default();
     for (holder, released) in &outcome {
         let word = match released {
             Released::Released => "released",
@@ -45,7 +45,9 @@ pub fn thaw_all(context: &Context) -> Result<(), Failure> {
     if outcome.iter().any(|(_, released)| released.may_be_held()) {
         return Err(still_held(&outcome));
     }
-    Holders::forget(&context.paths.runtime);
+    if let Some(recorded) = recorded {
+        Holders::forget(&context.paths.runtime, recorded.set);
+    }
     let documents: Vec<_> = outcome
         .iter()
         .map(|(holder, released)| json!({"writer": holder.writer, "pid": holder.pid, "outcome": released}))

@@ -229,7 +229,7 @@ impl Session<'_> {
         }
         // What was not confirmed stays on record: `thaw --all` works from it.
         if all_free {
-            Holders::forget(&self.env.paths.runtime);
+            Holders::forget(&self.env.paths.runtime, self.set);
         }
         result.map(|(set, not_completed)| Made { set, holds, not_completed })
     }

@@ -122,9 +122,11 @@ impl Holders {
         holdfast_writer_api::schema::parse(&bytes, SCHEMA).map(Some).map_err(damaged)
     }
 
-    /// Removes the record: nothing is held.
-    pub fn forget(runtime_dir: &Path) {
-        let _ = std::fs::remove_file(Self::file(runtime_dir));
+    /// Removes the record of `set`: nothing is held by its session. That of another one, which has begun meanwhile, stays.
+    pub fn forget(runtime_dir: &Path, set: Uuid) {
+        if matches!(Self::recorded(runtime_dir), Ok(Some(recorded)) if recorded.set == set) {
+            let _ = std::fs::remove_file(Self::file(runtime_dir));
+        }
     }
 
     /// Ends them all, and waits at most 1.5 s until each is gone.
@@ -164,7 +166,21 @@ mod tests {
         assert!(stranger.try_wait().unwrap().is_none(), "the stranger still runs");
         stranger.kill().unwrap();
         let _ = (ours.wait(), stranger.wait());
-        Holders::forget(dir.path());
+        Holders::forget(dir.path(), Uuid::nil());
+        assert_eq!(Holders::recorded(dir.path()).unwrap(), None);
+    }
+
+    /// `thaw --all` takes no lock: a session may begin while it works on the record of a dead one.
+    #[test]
+    fn the_record_of_a_session_that_began_meanwhile_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let [dead, next] = [Uuid::now_v7(), Uuid::now_v7()];
+        let holders = |set| Holders::new(set, [("a".into(), std::process::id())]);
+        holders(dead).record(dir.path()).unwrap();
+        holders(next).record(dir.path()).unwrap();
+        Holders::forget(dir.path(), dead);
+        assert_eq!(Holders::recorded(dir.path()).unwrap(), Some(holders(next)));
+        Holders::forget(dir.path(), next);
         assert_eq!(Holders::recorded(dir.path()).unwrap(), None);
     }
 }

@@ -140,7 +140,7 @@ fn holders(paths: &Paths) -> Leftovers {
     if !may_be_held {
         let session = format!("session {}", recorded.set);
         found.push(Leftover::new(session, "ended without a word; no application is held by it"));
-        Holders::forget(&paths.runtime);
+        Holders::forget(&paths.runtime, recorded.set);
     }
     Leftovers { found, may_be_held }
 }
