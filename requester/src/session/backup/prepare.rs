@@ -146,6 +146,7 @@ impl<'s> Session<'s> {
                 Vec::new()
             };
             member.done(Event::BackupPrepared);
+            member.backup_type = chosen(member.backup_type, prepared.backup_type);
             member.metadata.warnings.extend(prepared.warnings);
             Ok::<_, WriterError>((member.id.clone(), keys))
         }))
@@ -156,6 +157,17 @@ impl<'s> Session<'s> {
         let sealed = self.all_of(prepared);
         let sealed = sealed.map_err(|error| Attempt::writer("a writer could not prepare", error))?;
         Ok(sealed.into_iter().collect())
+    }
+}
+
+/// The kind of backup it will be once the writer has looked: it may choose a full in place of an increment. A full or a
+/// copy it makes as it was asked to: logs are truncated after the one and not after the other.
+fn chosen(wanted: BackupType, prepared: BackupType) -> BackupType {
+    match (wanted, prepared) {
+        (BackupType::Incremental | BackupType::Differential | BackupType::Log, BackupType::Full) => {
+            BackupType::Full
+        }
+        _ => wanted,
     }
 }
 
@@ -171,5 +183,21 @@ fn reduced(wanted: BackupType, metadata: &WriterMetadata) -> BackupType {
         | BackupType::Differential
         | BackupType::Log
         | BackupType::Copy => wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_may_choose_a_full_in_place_of_an_increment_and_nothing_else() {
+        use BackupType::{Copy, Differential, Full, Incremental, Log};
+        for increment in [Incremental, Differential, Log] {
+            assert_eq!(chosen(increment, Full), Full);
+            assert_eq!(chosen(increment, increment), increment);
+        }
+        assert_eq!(chosen(Copy, Full), Copy, "a copy truncates nothing, whatever the writer says");
+        assert_eq!(chosen(Full, Incremental), Full);
     }
 }
