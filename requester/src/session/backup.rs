@@ -218,7 +218,8 @@ impl Session<'_> {
         if result.is_err() {
             self.abort(&mut members).await;
         }
-        let all_free = !members.iter().any(|member| member.state().may_be_held());
+        let said_held = matches!(&result, Err(attempt) if attempt.failure.exit == Exit::ThawNotConfirmed);
+        let all_free = !said_held && !members.iter().any(|member| member.state().may_be_held());
         let left = self.remove(shadows, all_free).await;
         if let Err(attempt) = &mut result {
             attempt.shadows_left(left);

@@ -112,6 +112,24 @@ async fn a_thaw_that_is_not_confirmed_is_never_covered_by_a_permission() {
     assert!(failure.state.contains("`b` (as asked) MAY STILL BE HELD"), "{}", failure.state);
 }
 
+/// A writer's word that it may hold is believed in every phase, and its record stays for `thaw --all`.
+#[tokio::test]
+async fn a_writer_that_says_that_it_may_hold_is_believed_also_where_nothing_is_to_be_held() {
+    for fault in [Fault::PrepareSnapshotHeld, Fault::PostSnapshotHeld] {
+        let scene = Scene::new();
+        let writers = [scene.writer("a", Fault::None), scene.writer("b", fault)];
+        let options = BackupOptions { allow_incomplete: vec!["b".into()], ..BackupOptions::default() };
+        let failure = scene.backup(&writers, &options).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::ThawNotConfirmed, "{fault:?}");
+        assert!(
+            failure.state.starts_with("`b` (as asked) MAY STILL BE HELD; "),
+            "{fault:?}: {}",
+            failure.state
+        );
+        scene.nothing_is_left(true);
+    }
+}
+
 /// Whatever follows a thaw may wait for the disk that the holder waits for; a person must not.
 #[tokio::test]
 async fn a_thaw_that_is_not_confirmed_is_told_before_anything_else_is_done() {

@@ -33,6 +33,9 @@ pub enum Fault {
     ThawLate,
     ThawStuck,
     PostSnapshot,
+    /// Says that it may hold, where nothing is to be held: before its freeze, or after it confirmed its thaw.
+    PrepareSnapshotHeld,
+    PostSnapshotHeld,
     Complete,
 }
 
@@ -110,12 +113,21 @@ impl Writer for FileWriter {
     }
 }
 
+impl Run {
+    fn says_held(&self, fault: Fault) -> Result<(), WriterError> {
+        let cause = Cause::new("as asked");
+        let held = WriterError::StuckFrozen { writer: self.id.clone(), cause };
+        if self.fault == fault { Err(held) } else { Ok(()) }
+    }
+}
+
 #[async_trait]
 impl BackupParticipant for Run {
     async fn prepare_backup(&mut self, _: &PhaseContext) -> Result<Prepared, WriterError> {
         fails(&self.id, self.fault == Fault::Prepare, Prepared::default())
     }
     async fn prepare_snapshot(&mut self, _: &PhaseContext) -> Result<(), WriterError> {
+        self.says_held(Fault::PrepareSnapshotHeld)?;
         fails(&self.id, self.fault == Fault::PrepareSnapshot, ())
     }
     async fn freeze(&mut self, _: &FreezeContext) -> Result<Mark, WriterError> {
@@ -130,16 +142,13 @@ impl BackupParticipant for Run {
     }
     async fn thaw(&mut self) -> Result<Thawed, WriterError> {
         match self.fault {
-            Fault::ThawStuck => {
-                let cause = Cause::new("as asked");
-                return Err(WriterError::StuckFrozen { writer: self.id.clone(), cause });
-            }
             Fault::ThawLate => tokio::time::sleep(BUDGET * 2).await,
-            _ => {}
+            _ => self.says_held(Fault::ThawStuck)?,
         }
         Ok(self.held.take().map_or(Thawed::WasNotHeld, |_| Thawed::Released))
     }
     async fn post_snapshot(&mut self, _: &ShadowContext) -> Result<PostSnapshot, WriterError> {
+        self.says_held(Fault::PostSnapshotHeld)?;
         fails(&self.id, self.fault == Fault::PostSnapshot, PostSnapshot::default())
     }
     async fn backup_complete(&mut self, _: &BackupOutcome) -> Result<Truncated, WriterError> {

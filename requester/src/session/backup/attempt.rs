@@ -8,6 +8,8 @@ use uuid::Uuid;
 use crate::failure::{Exit, Failure, writer_exit};
 use crate::session::barrier::{AbortCause, Aborted};
 
+const THAW_ALL: &str = "run `holdfast thaw --all` now, which says what to do about each";
+
 /// A failed attempt, and the writer it failed by.
 pub(super) struct Attempt {
     pub failure: Failure,
@@ -22,10 +24,14 @@ impl From<Failure> for Attempt {
 }
 
 impl Attempt {
-    /// A writer failed while nothing was held.
+    /// A writer failed while nothing was held, or so it should be: one that says it may hold is believed.
     pub fn writer(what: &str, error: WriterError) -> Self {
         let writer = Some(error.writer().to_owned());
         let exit = writer_exit(&error);
+        if exit == Exit::ThawNotConfirmed {
+            let state = format!("{}; no set was made", may_be_held(std::slice::from_ref(&error)));
+            return Self { failure: Failure::new(exit, what, error, state).help(THAW_ALL), writer };
+        }
         let failure = Failure::new(exit, what, error, "nothing is held; no set was made");
         Self { failure: with_hint(failure, writer.as_deref()), writer }
     }
@@ -40,8 +46,7 @@ impl Attempt {
         let writer = aborted.cause.writer().map(str::to_owned);
         if !aborted.stuck.is_empty() {
             let state = format!("{}; the others are free", may_be_held(&aborted.stuck));
-            let failure = Failure::new(Exit::ThawNotConfirmed, what, aborted, state)
-                .help("run `holdfast thaw --all` now, which says what to do about each");
+            let failure = Failure::new(Exit::ThawNotConfirmed, what, aborted, state).help(THAW_ALL);
             return Self { failure, writer };
         }
         let state = match aborted.thawed {

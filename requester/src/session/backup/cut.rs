@@ -60,8 +60,9 @@ impl Session<'_> {
         })?;
         let readied = join_all(members.iter_mut().map(|member| member.prepare_snapshot(set))).await;
         if let Err(error) = self.all_of(readied) {
+            let held = matches!(error, WriterError::StuckFrozen { .. }).then(|| error.clone());
             let cause = AbortCause::<std::io::Error>::Writer(error);
-            let aborted = Aborted { cause, stuck: Vec::new(), thawed: 0 };
+            let aborted = Aborted { cause, stuck: held.into_iter().collect(), thawed: 0 };
             return Err(Attempt::aborted(set, members.len(), aborted));
         }
         self.phase("freeze");
