@@ -17,7 +17,7 @@ pub mod record;
 mod shadows;
 mod storing;
 
-pub use backup::{BackupOptions, Environment, Made, backup};
+pub use backup::{BackupOptions, Environment, Made, NotCompleted, Target, backup};
 pub use contents::stored_path;
 
 #[cfg(test)]

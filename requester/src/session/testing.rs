@@ -22,6 +22,8 @@ pub enum FaultAt {
     FreezePanics,
     ThawStuck,
     ThawLate,
+    /// As late as one that hangs, as far as the others are concerned.
+    ThawSlow,
 }
 
 /// What a test sees of the application.
@@ -31,6 +33,7 @@ pub struct Probe {
 }
 
 struct InMemory {
+    id: String,
     fault: Fault,
     probe: Probe,
 }
@@ -45,7 +48,7 @@ const BUDGET: Duration = Duration::from_millis(120);
 
 pub fn member(id: &str, level: FreezeLevel, fault: Fault) -> (Member, Probe) {
     let probe = Probe::default();
-    let participant = InMemory { fault, probe: probe.clone() };
+    let participant = InMemory { id: id.into(), fault, probe: probe.clone() };
     let metadata = WriterMetadata {
         schema: METADATA_SCHEMA.into(),
         writer_type: "in-memory".into(),
@@ -81,18 +84,22 @@ impl BackupParticipant for InMemory {
     async fn freeze(&mut self, _: &FreezeContext) -> Result<Mark, WriterError> {
         self.probe.held.store(true, Ordering::SeqCst);
         match self.fault {
-            Fault::At(FaultAt::FreezeFails) => Err(WriterError::rejected("w", "as asked")),
+            Fault::At(FaultAt::FreezeFails) => Err(WriterError::rejected(&self.id, "as asked")),
             Fault::At(FaultAt::FreezeHangs) => std::future::pending().await,
             Fault::At(FaultAt::FreezePanics) => panic!("as asked"),
-            Fault::None | Fault::At(FaultAt::ThawStuck | FaultAt::ThawLate) => Ok(Mark::default()),
+            Fault::None | Fault::At(FaultAt::ThawStuck | FaultAt::ThawLate | FaultAt::ThawSlow) => {
+                Ok(Mark::default())
+            }
         }
     }
     async fn thaw(&mut self) -> Result<Thawed, WriterError> {
         match self.fault {
             Fault::At(FaultAt::ThawStuck) => {
-                return Err(WriterError::StuckFrozen { writer: "w".into(), cause: Cause::new("as asked") });
+                let cause = Cause::new("as asked");
+                return Err(WriterError::StuckFrozen { writer: self.id.clone(), cause });
             }
             Fault::At(FaultAt::ThawLate) => tokio::time::sleep(BUDGET * 2).await,
+            Fault::At(FaultAt::ThawSlow) => tokio::time::sleep(Duration::from_secs(3)).await,
             Fault::None | Fault::At(FaultAt::FreezeFails | FaultAt::FreezeHangs | FaultAt::FreezePanics) => {}
         }
         self.probe.held.store(false, Ordering::SeqCst);
