@@ -10,6 +10,7 @@
 
 pub mod budget;
 pub mod document;
+pub mod duration;
 mod error;
 mod metadata;
 pub mod protocol;

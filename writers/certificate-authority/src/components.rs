@@ -6,6 +6,7 @@ use holdfast_store_sqlite::{DEFAULT_BUDGET, FileRole as SqliteRole, component_fi
 use holdfast_writer_api::{
     BackupTypes, Capabilities, Component, ComponentKind, ComponentRef, DataSource, FileRole, FileSet,
     FreezeLevel, KeyFile, METADATA_SCHEMA, RestoreMethod, RestorePolicy, RestoreRank, Usage, WriterMetadata,
+    duration::millis,
 };
 
 use crate::TYPE;
@@ -51,8 +52,8 @@ pub(crate) fn metadata(id: &str, settings: &Settings, found: &Installation) -> W
             service: settings.service.clone(),
         },
         freeze_level: FreezeLevel::BackEnd,
-        freeze_budget_ms: Some(u64::try_from(DEFAULT_BUDGET.as_millis()).unwrap_or(1000)),
-        busy_timeout_ms: found.busy_timeout_ms,
+        freeze_budget_ms: Some(millis(DEFAULT_BUDGET)),
+        busy_timeout_ms: found.busy_timeout.map(millis),
         backup_types: BackupTypes::default(),
         capabilities: Capabilities {
             freeze: true,

@@ -17,7 +17,7 @@ use holdfast_writer_api::{
     BackupParticipant, BackupRequest, BackupTypes, Capabilities, Component, ComponentKind, ComponentRef,
     DataSource, FileRole, FileSet, FreezeLevel, KeyFile, METADATA_SCHEMA, RestoreMethod, RestoreParticipant,
     RestorePolicy, RestoreRank, RestoreRequest, SettingsError, Usage, Writer, WriterConfig, WriterError,
-    WriterMetadata,
+    WriterMetadata, budget, duration::millis,
 };
 use serde::Deserialize;
 
@@ -56,7 +56,8 @@ pub struct FilesSettings {
     /// cut. Without it they are cut as they are. Locks made with `fcntl` are of another kind, and not held by this.
     pub lock_file: Option<PathBuf>,
     /// How long the application itself waits for its lock before it fails, such as `5s`.
-    pub busy_timeout: Option<String>,
+    #[serde(default, deserialize_with = "budget::busy_timeout")]
+    pub busy_timeout: Option<Duration>,
     /// When it is frozen among other writers; default: `front-end`.
     pub freeze_level: Option<FreezeLevel>,
     /// The service an administrator has to stop for a restore, as he calls it.
@@ -82,7 +83,7 @@ pub struct KeySettings {
 }
 
 pub(crate) fn build(config: WriterConfig) -> Result<Box<dyn Writer>, SettingsError> {
-    let settings: FilesSettings = settings::read(&config)?;
+    let settings: FilesSettings = config.settings()?;
     let recursive = settings.recursive.unwrap_or(true);
     if settings.paths.is_empty() {
         return Err(SettingsError::new("paths", "missing or empty; expected at least one file or folder"));
@@ -124,9 +125,7 @@ pub(crate) fn build(config: WriterConfig) -> Result<Box<dyn Writer>, SettingsErr
     // Sealed, and nowhere else (promise P9). A key elsewhere needs no exclusion, and without any a folder is whole.
     let inside = |key: &&KeySettings| settings.paths.iter().any(|path| key.path.starts_with(path));
     exclude.extend(settings.keys.iter().filter(inside).map(|key| key.path.to_string_lossy().into_owned()));
-    let busy_timeout =
-        settings.busy_timeout.as_deref().map(|text| settings::duration("busy-timeout", text)).transpose()?;
-    Ok(Box::new(FilesWriter { id: config.id, recursive, exclude, busy_timeout, settings }))
+    Ok(Box::new(FilesWriter { id: config.id, recursive, exclude, settings }))
 }
 
 #[derive(Debug)]
@@ -135,7 +134,6 @@ struct FilesWriter {
     recursive: bool,
     /// The settings' and the keys'.
     exclude: Vec<String>,
-    busy_timeout: Option<Duration>,
     settings: FilesSettings,
 }
 
@@ -223,7 +221,7 @@ impl Writer for FilesWriter {
             },
             freeze_level: self.settings.freeze_level.unwrap_or_default(),
             freeze_budget_ms: None,
-            busy_timeout_ms: self.busy_timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+            busy_timeout_ms: self.settings.busy_timeout.map(millis),
             backup_types: BackupTypes::default(),
             capabilities: Capabilities {
                 freeze: self.settings.lock_file.is_some(),

@@ -18,7 +18,7 @@ use holdfast_writer_api::{
     BackupParticipant, BackupRequest, BackupTypes, Capabilities, Component, ComponentKind, ComponentRef,
     DataSource, FileRole, FileSet, FreezeLevel, METADATA_SCHEMA, RestoreMethod, RestoreParticipant,
     RestorePolicy, RestoreRank, RestoreRequest, SettingsError, Usage, Writer, WriterConfig, WriterError,
-    WriterMetadata,
+    WriterMetadata, budget, duration::millis,
 };
 use serde::Deserialize;
 
@@ -45,7 +45,8 @@ pub struct SqliteSettings {
     pub databases: Option<Vec<PathBuf>>,
     /// How long the application itself waits for the database before it fails (`PRAGMA busy_timeout`), such as `5s`. The
     /// hold ends before that.
-    pub busy_timeout: Option<String>,
+    #[serde(default, deserialize_with = "budget::busy_timeout")]
+    pub busy_timeout: Option<Duration>,
     /// When it is frozen among other writers; default: `back-end`.
     pub freeze_level: Option<FreezeLevel>,
     /// The service an administrator has to stop for a restore, as he calls it.
@@ -53,7 +54,7 @@ pub struct SqliteSettings {
 }
 
 pub(crate) fn build(config: WriterConfig) -> Result<Box<dyn Writer>, SettingsError> {
-    let settings: SqliteSettings = settings::read(&config)?;
+    let settings: SqliteSettings = config.settings()?;
     let (key, paths) = match (settings.database, settings.databases) {
         (Some(one), None) => ("database", vec![one]),
         (None, Some(several)) => ("databases", several),
@@ -77,13 +78,11 @@ pub(crate) fn build(config: WriterConfig) -> Result<Box<dyn Writer>, SettingsErr
             return Err(SettingsError::new(key, format!("`{}` is named twice", path.display())));
         }
     }
-    let busy_timeout =
-        settings.busy_timeout.map(|text| settings::duration("busy-timeout", &text)).transpose()?;
     Ok(Box::new(SqliteWriter {
         name: settings.name.unwrap_or_else(|| config.id.clone()),
         id: config.id,
         databases: name_all(&paths),
-        busy_timeout,
+        busy_timeout: settings.busy_timeout,
         freeze_level: settings.freeze_level.unwrap_or(FreezeLevel::BackEnd),
         service: settings.service,
     }))
@@ -202,10 +201,6 @@ impl Writer for SqliteWriter {
     }
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,6 +222,8 @@ mod tests {
             (serde_json::json!({"databases": ["/a", "/a"]}), "databases"),
             (serde_json::json!({"databases": ["/a", "/srv/../b"]}), "databases"),
             (serde_json::json!({"database": "/a", "busy-timeout": "5"}), "busy-timeout"),
+            (serde_json::json!({"database": "/a", "busy-timeout": 5000}), "busy-timeout"),
+            (serde_json::json!({"database": "/a", "busy-timeout": "0s"}), "busy-timeout"),
             (serde_json::json!({"database": "/a", "freeze-level": "first"}), "freeze-level"),
             (serde_json::json!({"database": "/a", "databse": "/b"}), "databse"),
         ];

@@ -1,4 +1,4 @@
-//! Times as people write them: `500ms`, `10s`, `2m`, `1h`.
+//! Times as people write them, in every setting and option: `500ms`, `10s`, `2m`, `1h`.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 ///
 /// # Errors
 /// What was expected, as a sentence.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let expected = || format!("`{text}` is not a time; expected a number and a unit, such as 500ms, 10s, 2m");
@@ -23,9 +23,18 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(scale).map(Duration::from_millis).ok_or_else(expected)
 }
 
+/// Whole milliseconds, as documents and the protocol carry a time; the largest number for a longer one.
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// For a field `Option<Duration>`: `#[serde(default, deserialize_with = "duration::optional")]`.
+///
+/// # Errors
+/// [`parse`]'s, and serde's for what is no text.
 pub fn optional<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(from)?;
-    parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
+    parse(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]
@@ -34,12 +43,12 @@ mod tests {
 
     #[test]
     fn a_time_needs_its_unit() {
-        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(parse_duration(" 2 m "), Ok(Duration::from_secs(120)));
+        assert_eq!(parse("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse(" 2 m "), Ok(Duration::from_secs(120)));
         for bad in
             ["", "10", "s", "-1s", "1.5s", "10 parsecs", "99999999999999999999h", "18446744073709551615h"]
         {
-            assert!(parse_duration(bad).is_err(), "{bad}");
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 }
