@@ -13,6 +13,7 @@ pub mod document;
 pub mod duration;
 mod error;
 mod metadata;
+pub mod pattern;
 pub mod protocol;
 mod registry;
 pub mod schema;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::WriterError;
+use crate::pattern::Pattern;
 use crate::schema::{self, DocumentError};
 
 /// The schema of [`WriterMetadata`].
@@ -377,10 +378,7 @@ pub struct FileSet {
 impl FileSet {
     fn check(&self) -> Result<(), String> {
         absolute(&self.path)?;
-        if self.pattern.is_empty() || self.pattern.contains(['/', '\0']) || self.pattern == ".." {
-            return Err(format!("pattern `{}` must be a file name, `?` and `*` allowed", self.pattern));
-        }
-        Ok(())
+        Pattern::new(&self.pattern).map(|_| ()).map_err(|error| error.to_string())
     }
 }
 

@@ -12,7 +12,6 @@ use holdfast_writer_api::{
     PhaseContext, PostSnapshot, Prepared, SealedKey, ShadowContext, Thawed, Truncated, WriterError,
 };
 
-use super::exclude::Excluded;
 use super::keys;
 use super::lock::{LockError, LockFile, Locked};
 use super::scan::plain_keys;
@@ -59,8 +58,7 @@ impl FilesBackup {
         blocking(&self.id, move || {
             let mut warnings = Vec::new();
             for component in components {
-                let excluded = Excluded::new(&component.exclude).map_err(|why| WriterError::rejected(&id, why))?;
-                for path in plain_keys(&id, &component.files, &excluded)? {
+                for path in plain_keys(&id, &component.files, &component.exclude)? {
                     let shown = path.display();
                     if !allowed.contains(&path) {
                         let why = format!(

@@ -3,7 +3,6 @@
 //! Leaves to others: the hold (`lock`, `backup`), keys (`keys`, `scan`), what comes back (`restore`).
 
 mod backup;
-mod exclude;
 mod keys;
 mod lock;
 mod restore;
@@ -17,7 +16,7 @@ use holdfast_writer_api::{
     BackupParticipant, BackupRequest, BackupTypes, Capabilities, Component, ComponentKind, ComponentRef,
     DataSource, FileRole, FileSet, FreezeLevel, KeyFile, METADATA_SCHEMA, RestoreMethod, RestoreParticipant,
     RestorePolicy, RestoreRank, RestoreRequest, SettingsError, Usage, Writer, WriterConfig, WriterError,
-    WriterMetadata, budget, duration::millis,
+    WriterMetadata, budget, duration::millis, pattern::Exclude,
 };
 use serde::Deserialize;
 
@@ -120,7 +119,10 @@ pub(crate) fn build(config: WriterConfig) -> Result<Box<dyn Writer>, SettingsErr
     }
     settings.allow_plain_keys.iter().try_for_each(|path| settings::absolute("allow-plain-keys", path))?;
     settings.lock_file.as_deref().map_or(Ok(()), |path| settings::absolute("lock-file", path))?;
-    exclude::Excluded::new(&settings.exclude).map_err(|why| SettingsError::new("exclude", why))?;
+    for path in &settings.paths {
+        Exclude::all(&settings.exclude, path)
+            .map_err(|error| SettingsError::new("exclude", error.to_string()))?;
+    }
     let mut exclude = settings.exclude.clone();
     // Sealed, and nowhere else (promise P9). A key elsewhere needs no exclusion, and without any a folder is whole.
     let inside = |key: &&KeySettings| settings.paths.iter().any(|path| key.path.starts_with(path));
@@ -278,6 +280,7 @@ mod tests {
             (serde_json::json!({"paths": ["/srv", "/srv"], "recursive": false}), "paths"),
             (serde_json::json!({"paths": ["/srv"], "exclude": ["a/../b"]}), "exclude"),
             (serde_json::json!({"paths": ["/srv"], "exclude": ["/"]}), "exclude"),
+            (serde_json::json!({"paths": ["/a", "/srv"], "exclude": ["/srv"]}), "exclude"),
             (serde_json::json!({"paths": ["/srv"], "lock-file": "lock"}), "lock-file"),
             (serde_json::json!({"paths": ["/srv"], "busy-timeout": "long"}), "busy-timeout"),
             (serde_json::json!({"paths": ["/srv"], "allow-plain-keys": ["x.key"]}), "allow-plain-keys"),
