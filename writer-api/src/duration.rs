@@ -37,6 +37,21 @@ pub fn optional<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, 
     parse(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
+/// For a field `Duration` of a document or a message: `#[serde(rename = "…_ms", with = "as_millis")]`.
+pub(crate) mod as_millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &Duration, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_u64(super::millis(*value))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
