@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use holdfast_writer_api::{
-    BackupParticipant, BackupRequest, BackupTypes, Capabilities, Component, ComponentKind, ComponentRef,
-    DataSource, FileRole, FileSet, FreezeLevel, KeyFile, METADATA_SCHEMA, RestoreMethod, RestoreParticipant,
-    RestorePolicy, RestoreRank, RestoreRequest, SettingsError, Usage, Writer, WriterConfig, WriterError,
-    WriterMetadata, budget, duration::millis, pattern::Exclude,
+    BackupParticipant, BackupRequest, Capabilities, Component, ComponentKind, ComponentRef, DataSource,
+    FileRole, FileSet, FreezeLevel, KeyFile, RestoreMethod, RestoreParticipant, RestorePolicy, RestoreRank,
+    RestoreRequest, SettingsError, Usage, Writer, WriterConfig, WriterError, WriterMetadata, budget,
+    duration::millis, pattern::Exclude,
 };
 use serde::Deserialize;
 
@@ -144,16 +144,9 @@ impl FilesWriter {
     fn file_set(&self, path: &Path) -> Result<FileSet, WriterError> {
         let found =
             std::fs::symlink_metadata(path).map_err(|error| io_error(&self.id, path, "find", &error))?;
-        let set = |folder: &Path, pattern: &str, recursive| FileSet {
-            path: folder.to_owned(),
-            pattern: pattern.to_owned(),
-            recursive,
-            optional: false,
-            role: FileRole::Data,
-        };
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if found.is_dir() {
-            Ok(set(path, "*", self.recursive))
+            Ok(FileSet { recursive: self.recursive, ..FileSet::tree(path, FileRole::Data) })
         } else if !found.is_file() {
             let why =
                 format!("`{}` is neither a file nor a folder; name what a link leads to", path.display());
@@ -162,30 +155,18 @@ impl FilesWriter {
             let why = format!("`{}` has `*` or `?` in its name; name its folder instead", path.display());
             Err(WriterError::rejected(&self.id, why))
         } else {
-            Ok(set(path.parent().unwrap_or(Path::new("/")), &name, false))
+            Ok(FileSet::file(path, FileRole::Data))
         }
     }
 
     fn components(&self) -> Result<Vec<Component>, WriterError> {
         let files = self.settings.paths.iter().map(|path| self.file_set(path)).collect::<Result<_, _>>()?;
-        let component = |kind, name: &str, caption: &str| Component {
-            kind,
-            path: String::new(),
-            name: name.to_owned(),
-            caption: caption.to_owned(),
-            selectable: true,
-            selectable_for_restore: true,
-            held: false,
-            dependencies: vec![],
-            files: vec![],
-            exclude: vec![],
-            keys: vec![],
-        };
         let mut components = vec![Component {
+            caption: "files and folders".to_owned(),
             held: self.settings.lock_file.is_some(),
             files,
             exclude: self.exclude.clone(),
-            ..component(ComponentKind::FileGroup, FILES, "files and folders")
+            ..Component::new(ComponentKind::FileGroup, FILES)
         }];
         if !self.settings.keys.is_empty() {
             let key = |key: &KeySettings| KeyFile {
@@ -194,8 +175,9 @@ impl FilesWriter {
                 certificate: key.certificate.clone(),
             };
             components.push(Component {
+                caption: "private keys, sealed".to_owned(),
                 keys: self.settings.keys.iter().map(key).collect(),
-                ..component(ComponentKind::Keys, KEYS, "private keys, sealed")
+                ..Component::new(ComponentKind::Keys, KEYS)
             });
         }
         Ok(components)
@@ -209,9 +191,6 @@ impl Writer for FilesWriter {
             lock::look(&self.id, path)?;
         }
         Ok(WriterMetadata {
-            schema: METADATA_SCHEMA.into(),
-            writer_type: crate::FILES.name.into(),
-            id: self.id.clone(),
             name: self.settings.name.clone().unwrap_or_else(|| self.id.clone()),
             version: env!("CARGO_PKG_VERSION").into(),
             usage: Usage::UserData,
@@ -222,9 +201,7 @@ impl Writer for FilesWriter {
                 service: self.settings.service.clone(),
             },
             freeze_level: self.settings.freeze_level.unwrap_or_default(),
-            freeze_budget_ms: None,
             busy_timeout_ms: self.settings.busy_timeout.map(millis),
-            backup_types: BackupTypes::default(),
             capabilities: Capabilities {
                 freeze: self.settings.lock_file.is_some(),
                 keys: !self.settings.keys.is_empty(),
@@ -232,7 +209,7 @@ impl Writer for FilesWriter {
                 ..Capabilities::default()
             },
             components: self.components()?,
-            warnings: vec![],
+            ..WriterMetadata::new(crate::FILES.name, &self.id)
         })
     }
 

@@ -15,10 +15,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use holdfast_store_sqlite::{DEFAULT_BUDGET, FileRole as StoreRole, component_files};
 use holdfast_writer_api::{
-    BackupParticipant, BackupRequest, BackupTypes, Capabilities, Component, ComponentKind, ComponentRef,
-    DataSource, FileRole, FileSet, FreezeLevel, METADATA_SCHEMA, RestoreMethod, RestoreParticipant,
-    RestorePolicy, RestoreRank, RestoreRequest, SettingsError, Usage, Writer, WriterConfig, WriterError,
-    WriterMetadata, budget, duration::millis,
+    BackupParticipant, BackupRequest, Capabilities, Component, ComponentKind, ComponentRef, DataSource,
+    FileRole, FileSet, FreezeLevel, RestoreMethod, RestoreParticipant, RestorePolicy, RestoreRank,
+    RestoreRequest, SettingsError, Usage, Writer, WriterConfig, WriterError, WriterMetadata, budget,
+    duration::millis,
 };
 use serde::Deserialize;
 
@@ -119,28 +119,19 @@ struct SqliteWriter {
 
 impl SqliteWriter {
     fn component(&self, database: &Database) -> Component {
-        let file = |file: holdfast_store_sqlite::ComponentFile| FileSet {
-            pattern: file.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            path: file.path.parent().unwrap_or(Path::new("/")).to_owned(),
-            recursive: false,
-            optional: file.optional,
-            role: match file.role {
+        let file = |file: holdfast_store_sqlite::ComponentFile| {
+            let role = match file.role {
                 StoreRole::Database => FileRole::Database,
                 StoreRole::Wal | StoreRole::Journal => FileRole::Log,
-            },
+            };
+            FileSet { optional: file.optional, ..FileSet::file(&file.path, role) }
         };
         Component {
-            kind: ComponentKind::Database,
             path: database.component.path.clone(),
-            name: database.component.name.clone(),
             caption: format!("SQLite database {}", database.path.display()),
-            selectable: true,
-            selectable_for_restore: true,
             held: true,
-            dependencies: vec![],
             files: component_files(&database.path).into_iter().map(file).collect(),
-            exclude: vec![],
-            keys: vec![],
+            ..Component::new(ComponentKind::Database, &database.component.name)
         }
     }
 }
@@ -159,9 +150,6 @@ impl Writer for SqliteWriter {
             }
         }
         Ok(WriterMetadata {
-            schema: METADATA_SCHEMA.into(),
-            writer_type: crate::SQLITE.name.into(),
-            id: self.id.clone(),
             name: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             usage: Usage::UserData,
@@ -174,10 +162,9 @@ impl Writer for SqliteWriter {
             freeze_level: self.freeze_level,
             freeze_budget_ms: Some(millis(DEFAULT_BUDGET)),
             busy_timeout_ms: self.busy_timeout.map(millis),
-            backup_types: BackupTypes::default(),
             capabilities: Capabilities { freeze: true, recover: true, ..Capabilities::default() },
             components: self.databases.iter().map(|database| self.component(database)).collect(),
-            warnings: vec![],
+            ..WriterMetadata::new(crate::SQLITE.name, &self.id)
         })
     }
 
