@@ -19,6 +19,8 @@ mod registry;
 pub mod schema;
 pub mod selection;
 pub mod state;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod writer;
 
 pub use error::{Cause, Reaction, Retry, WriterError, chain};
