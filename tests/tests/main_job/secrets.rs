@@ -19,7 +19,8 @@ use super::run::{Ground, World, assert_code, text};
 use super::{SERVICE, Tested, ready};
 
 const LIMIT: Duration = Duration::from_secs(60);
-const ANSWER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/answer_passphrase.py");
+const ANSWER: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../writers/stores/keys/tests/answer_passphrase.py");
 
 /// Both CAs backed up into one set, at rest.
 fn both() -> Result<(World, [Site; 2], holdfast_tests::volumes::LoopVolume), FixtureError> {
