@@ -44,7 +44,8 @@ fn build() -> Result<PathBuf, FixtureError> {
     let target = profile.parent().unwrap_or(Path::new("target"));
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut cargo = command(cargo);
-    cargo.args(["build", "--quiet", "--package", "holdfast", "--bin", "holdfast", "--manifest-path"]);
+    cargo.args(["build", "--quiet", "--all-features", "--package", "holdfast", "--bin", "holdfast"]);
+    cargo.arg("--manifest-path");
     cargo.arg(crate::require::workspace_root().join("Cargo.toml")).arg("--target-dir").arg(target);
     if profile.ends_with("release") {
         cargo.arg("--release");

@@ -11,6 +11,7 @@ use holdfast_tests::{
     FixtureError, Journal,
     process::{command, run},
     require::require_tool,
+    tree::contains,
 };
 use serde_json::Value;
 
@@ -51,12 +52,6 @@ fn find(secrets: &[&Secret], folder: &Path) -> Vec<(String, PathBuf)> {
         }
     }
     found
-}
-
-fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
-    let (Some(first), true) = (wanted.first(), bytes.len() >= wanted.len()) else { return false };
-    let last = bytes.len() - wanted.len();
-    (0..=last).any(|at| bytes[at] == *first && bytes[at..at + wanted.len()] == *wanted)
 }
 
 #[test]
