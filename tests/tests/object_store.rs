@@ -16,7 +16,7 @@ use holdfast_tests::{
     paused::{all_gone, children},
     require::{require_tool, require_venv},
     restic::Restic,
-    tree::{files, noise},
+    tree::{contains, files, noise},
 };
 use serde_json::Value;
 
@@ -143,6 +143,58 @@ fn a_set_goes_into_a_bucket_and_comes_back_and_stock_restic_reads_it() -> Tested
     restic.check_read_data()?;
     let stored = format!("/data/data{}/below/large", site.data.display());
     assert_eq!(restic.dump("latest", &stored)?, noise(1, 3 << 20));
+    Ok(())
+}
+
+/// Goal: the secret key is in the environment of the command and nowhere else: not in its children's, not in what it says at its
+/// most talkative, not in its folders, not in the set, not on the wire.
+#[test]
+fn the_secret_key_shows_nowhere() -> Tested {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let secret = site.secret.as_bytes();
+    let paused = site.world.pause_at("frozen", ["-vv", "backup"])?;
+    assert_eq!(paused.children().len(), 1, "a process for the writer");
+    for process in paused.children() {
+        for file in ["environ", "cmdline"] {
+            let said = fs::read(format!("/proc/{}/{file}", process.pid)).expect("a process of ours");
+            assert!(!said.is_empty() && !contains(&said, secret), "{file} of a writer's process");
+        }
+    }
+    let run = paused.go_on()?.success()?;
+    assert!(run.stderr.contains("DEBUG"), "it was to say all it can");
+    site.assert_silent(&site.secret, &run);
+    let mut traced = site.world.command(["verify", "latest"])?;
+    traced.env("HOLDFAST_LOG", "trace");
+    let traced = Holdfast::run_command(traced)?.success()?;
+    assert!(traced.stderr.contains("TRACE"), "it was to say all it can");
+    site.assert_silent(&site.secret, &traced);
+
+    let kept = files(site.world.root());
+    let logs: Vec<_> = kept.iter().filter(|path| path.extension().is_some_and(|e| e == "ndjson")).collect();
+    assert_eq!(logs.len(), 1, "the session's event log: {kept:?}");
+    for path in &kept {
+        assert!(!contains(&fs::read(path).expect("a file"), secret), "{}", path.display());
+    }
+    // Nor does the repository's password, which lies in its own file only.
+    let password = fs::read_to_string(site.world.password_file()).expect("the password");
+    site.assert_silent(password.trim(), &run);
+    site.assert_silent(password.trim(), &traced);
+    let heads = site.between.heads();
+    assert!(
+        heads.iter().any(|head| head.contains(KEY_ID)),
+        "requests are signed with the key that was given"
+    );
+    assert!(heads.iter().all(|head| !head.contains(&site.secret)), "on the wire");
+
+    let Some(_) = require_tool("restic") else { return Ok(()) };
+    let restic = site.restic();
+    let entries = restic.ls("latest")?;
+    let documents = entries.iter().filter(|entry| entry["type"] == "file").filter_map(|e| e["path"].as_str());
+    let documents: Vec<_> = documents.filter(|path| path.starts_with("/holdfast/")).collect();
+    assert!(documents.contains(&"/holdfast/events.ndjson"), "{documents:?}");
+    for document in documents {
+        assert!(!contains(&restic.dump("latest", document)?, secret), "{document}");
+    }
     Ok(())
 }
 
