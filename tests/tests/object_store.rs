@@ -146,11 +146,14 @@ fn a_set_goes_into_a_bucket_and_comes_back_and_stock_restic_reads_it() -> Tested
     Ok(())
 }
 
-/// Goal: the secret key is in the environment of the command and nowhere else: not in its children's, not in what it says at its
-/// most talkative, not in its folders, not in the set, not on the wire.
+/// Goal: the secret key is in the environment of the command and nowhere else: not in that of anything it starts, not in what it
+/// says at its most talkative, not in its folders, not in the set, not on the wire.
 #[test]
 fn the_secret_key_shows_nowhere() -> Tested {
-    let Some(site) = Site::new()? else { return Ok(()) };
+    let Some(mut site) = Site::new()? else { return Ok(()) };
+    let seen_by_stop = site.world.root().join("seen-by-stop");
+    let stop = format!("env > '{}'", seen_by_stop.display());
+    site.world.config().append(&format!("stop = [['sh', '-c', \"{stop}\"]]\n"));
     let secret = site.secret.as_bytes();
     let paused = site.world.pause_at("frozen", ["-vv", "backup"])?;
     assert_eq!(paused.children().len(), 1, "a process for the writer");
@@ -168,6 +171,10 @@ fn the_secret_key_shows_nowhere() -> Tested {
     let traced = Holdfast::run_command(traced)?.success()?;
     assert!(traced.stderr.contains("TRACE"), "it was to say all it can");
     site.assert_silent(&site.secret, &traced);
+
+    site.world.run(["restore", "latest", "--stop", "--assume-stopped"])?.success()?;
+    let seen = fs::read_to_string(&seen_by_stop).expect("the stop command ran");
+    assert!(seen.contains("PATH="), "{seen}");
 
     let kept = files(site.world.root());
     let logs: Vec<_> = kept.iter().filter(|path| path.extension().is_some_and(|e| e == "ndjson")).collect();
