@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
@@ -338,6 +339,11 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// A signal to the requester alone.
+    pub fn signal(&self, signal: Signal) {
+        process::send(self.pid(), signal);
     }
 
     /// kill -9 of the requester alone, and reaps it.

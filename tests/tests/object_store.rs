@@ -18,6 +18,7 @@ use holdfast_tests::{
     restic::Restic,
     tree::{contains, files, noise},
 };
+use rustix::process::Signal;
 use serde_json::Value;
 
 type Tested = Result<(), FixtureError>;
@@ -255,6 +256,26 @@ fn killed_in_the_middle_of_storing_the_next_backup_names_and_removes_what_was_le
     site.restic().check_read_data()?;
     assert_eq!(site.restic().snapshots()?.len(), 3);
     Ok(())
+}
+
+/// Goal: SIGTERM while the set is being stored, with a request that is not answered, gives the set up: exit 130, no set and no
+/// part of one, and the next backup is not kept out by the lock of the dead.
+#[test]
+fn interrupted_in_the_middle_of_storing_there_is_no_set_and_the_next_one_is_stored() -> Tested {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    site.world.run(["backup"])?.success()?;
+    fs::write(site.data.join("new"), noise(10, 2 << 20)).expect("a file");
+    *site.trigger.lock().expect("no panic") = Some(("data", 1));
+    let running = site.world.spawn(["backup"])?;
+    site.between.wait_held(PATIENCE)?;
+    running.signal(Signal::TERM);
+    let run = running.wait(PATIENCE)?;
+    run.assert_failed(130, &["error: interrupted", "no set was made"]);
+    assert_eq!(site.sets()?, 1);
+    assert_eq!(site.moto.objects("srv/snapshots/")?.len(), 1, "a part was left");
+    site.world.run(["backup"])?.success()?;
+    assert_eq!(site.sets()?, 2);
+    site.assert_clean("after the backup behind an interruption")
 }
 
 /// Goal: credentials that the server refuses are an error of that name, before anything is stored or held.
