@@ -177,6 +177,12 @@ mod tests {
             ("*a*b*", "xxaxxbxx", true),
             ("*a*b*c", "xxaxxbxx", false),
             ("db", "db", true),
+            ("*.crl", "ca.crl", true),
+            ("*.crl", "ca.crl.old", false),
+            ("?a*b", "xaXbXb", true),
+            ("?", "", false),
+            ("a*b*c", "abbbc", true),
+            ("a*b*c", "abbb", false),
         ];
         for (pattern, name, expected) in cases {
             assert_eq!(wildcard(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");
