@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io, os::fd::AsFd, time::Duration};
 
 use holdfast::session::member::Member;
 use holdfast_writer_api::{
-    BackupParticipant, BackupRequest, BackupType, Registry, Writer, WriterDescriptor,
+    BackupParticipant, BackupRequest, BackupType, Registry, Writer, WriterDescriptor, chain,
     protocol::{Launcher, RemoteWriter, serve as serve_writer},
     state::Event,
     testing::{Fault, InMemory},
@@ -57,5 +57,5 @@ pub fn serve() -> Result<(), BenchError> {
     let failed = |cause: String| BenchError::Barrier { cause };
     registry.register(&DESCRIPTOR).map_err(|error| failed(error.to_string()))?;
     let socket = io::stdin().as_fd().try_clone_to_owned().map_err(BenchError::io("take the socket"))?;
-    serve_writer(&registry, TYPE, socket).map_err(|error| failed(crate::error::chain(&error)))
+    serve_writer(&registry, TYPE, socket).map_err(|error| failed(chain(&error)))
 }

@@ -76,11 +76,7 @@ impl FilesBackup {
     }
 
     fn timed_out(&self, action: &str) -> WriterError {
-        WriterError::TimedOut {
-            writer: self.id.clone(),
-            action: action.into(),
-            budget_ms: u64::try_from(self.budget.as_millis()).unwrap_or(u64::MAX),
-        }
+        WriterError::timed_out(&self.id, action, self.budget)
     }
 
     fn not_taken(&self, error: NotTaken<LockError>) -> WriterError {
