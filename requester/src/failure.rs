@@ -136,6 +136,12 @@ impl From<RepositoryError> for Failure {
     fn from(error: RepositoryError) -> Self {
         let exit = repository_exit(&error);
         let help = match exit {
+            _ if matches!(error, RepositoryError::NoBucket { .. }) => Some(
+                "check --repo; make the bucket first, the first `holdfast backup` then makes a repository",
+            ),
+            _ if matches!(error, RepositoryError::Denied { .. }) => {
+                Some("check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the folder's owner and mode")
+            }
             Exit::NoRepository => Some("check --repo; the first `holdfast backup` makes a new repository"),
             Exit::Locked => Some("wait for it; if its process is gone, `restic unlock` removes the lock"),
             Exit::WrongPassword => Some("check the password file; its first line counts"),
@@ -217,7 +223,7 @@ fn unreadable_exit(why: &Why) -> Exit {
 #[expect(clippy::wildcard_enum_match_arm, reason = "whatever has no code of its own is a plain failure")]
 pub fn repository_exit(error: &RepositoryError) -> Exit {
     match error {
-        RepositoryError::NoRepository { .. } => Exit::NoRepository,
+        RepositoryError::NoRepository { .. } | RepositoryError::NoBucket { .. } => Exit::NoRepository,
         RepositoryError::WrongPassword { .. } => Exit::WrongPassword,
         RepositoryError::Locked { .. } => Exit::Locked,
         RepositoryError::UnknownScheme { .. } | RepositoryError::InvalidLocation { .. } => Exit::Usage,

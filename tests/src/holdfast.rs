@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
@@ -44,7 +45,8 @@ fn build() -> Result<PathBuf, FixtureError> {
     let target = profile.parent().unwrap_or(Path::new("target"));
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut cargo = command(cargo);
-    cargo.args(["build", "--quiet", "--package", "holdfast", "--bin", "holdfast", "--manifest-path"]);
+    cargo.args(["build", "--quiet", "--all-features", "--package", "holdfast", "--bin", "holdfast"]);
+    cargo.arg("--manifest-path");
     cargo.arg(crate::require::workspace_root().join("Cargo.toml")).arg("--target-dir").arg(target);
     if profile.ends_with("release") {
         cargo.arg("--release");
@@ -367,6 +369,11 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// A signal to the requester alone.
+    pub fn signal(&self, signal: Signal) {
+        process::send(self.pid(), signal);
     }
 
     /// kill -9 of the requester alone, and reaps it.

@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::{
     error::FixtureError,
     holdfast::{Holdfast, Run, Running},
-    process::pause,
+    process::{pause, send},
 };
 
 /// Every point of a `backup`, in order.
@@ -128,7 +128,7 @@ impl Paused {
 
     /// A signal to the requester alone.
     pub fn signal(&self, signal: Signal) {
-        send(self.running.pid(), signal);
+        self.running.signal(signal);
     }
 
     /// kill -9 of the requester alone. Gives the children that it leaves behind.
@@ -223,13 +223,6 @@ fn thread_states(pid: u32) -> Vec<char> {
 /// The second field is the name in parentheses, and may contain anything.
 fn after_name(stat: &str) -> Option<&str> {
     stat.rsplit_once(')').map(|(_, rest)| rest)
-}
-
-fn send(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // ESRCH: it ended by itself, which whoever asked will notice.
-        let _ = kill_process(pid, signal);
-    }
 }
 
 #[cfg(test)]

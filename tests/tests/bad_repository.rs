@@ -20,6 +20,7 @@ use holdfast_tests::{
     holdfast::Holdfast,
     process,
     require::{require_root_or_skip, require_tool},
+    tree::{files, noise},
     volumes::LoopVolume,
 };
 
@@ -35,20 +36,6 @@ fn world() -> Result<(Holdfast, PathBuf), FixtureError> {
     fs::write(folder.join("small"), noise(1, 100_000)).expect("a file");
     world.config().writer("data", "files").set("paths", vec![folder.clone()]);
     Ok((world, folder))
-}
-
-/// Bytes that neither compress nor repeat.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
 }
 
 fn sets(world: &Holdfast) -> Result<usize, FixtureError> {
@@ -67,16 +54,6 @@ fn open(world: &Holdfast) -> Repository {
     let location = world.repository().to_string_lossy().into_owned();
     let opened = Repository::open(&location, &Password::new(password.trim()), &Options::default());
     opened.expect("the repository")
-}
-
-/// All files of one kind in a local repository.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
-    }
-    found
 }
 
 fn flip(path: &Path) {

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use holdfast::config::parse_duration;
 use holdfast_writer_api::BackupType;
+use holdfast_writer_api::duration;
 
 /// Backs up what has to hold still together, and brings it back.
 #[derive(Debug, Parser)]
@@ -166,7 +166,7 @@ pub struct BackupArgs {
     #[arg(long = "component", value_name = "ID/NAME")]
     pub components: Vec<String>,
     /// The longest hold, such as 800ms
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub freeze_budget: Option<Duration>,
     /// Store the set even if this writer fails (exit 3)
     #[arg(long = "allow-incomplete", value_name = "ID")]

@@ -110,8 +110,13 @@ impl Repository {
         });
         self.forget_index();
         let fault = match &stored {
-            // A full disk makes files fail too: it comes first.
-            Err(RepositoryError::NoSpace { .. } | RepositoryError::Unreachable { .. }) => None,
+            // A storage that fails makes files fail too: it comes first.
+            Err(
+                RepositoryError::NoSpace { .. }
+                | RepositoryError::Denied { .. }
+                | RepositoryError::NoBucket { .. }
+                | RepositoryError::Unreachable { .. },
+            ) => None,
             _ => ledger.take_error(),
         };
         let stored = match (stored, fault) {

@@ -36,7 +36,7 @@ mod storage;
 
 pub use archive::{Document, Partial, SetIdentity, StoredPartial};
 pub use error::{Cause, FileFault, RepositoryError};
-pub use location::{Options, S3Options};
+pub use location::{Options, S3Options, SECRET_VARIABLES};
 pub use lock::{LockGuard, LockKind, LockOwner};
 pub use maintain::{CheckReport, PruneReport};
 pub use read::{NodeKind, SetReader, StoredNode, StoredSet, TreeWalk, UnreadableSnapshot};

@@ -180,16 +180,16 @@ fn window(members: &[Member]) -> Window {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
+    use holdfast_writer_api::testing::{Fault, InMemory};
 
-    use super::super::testing::{Fault, FaultAt, Probe, member};
+    use super::super::testing::member;
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
     #[error("no cut")]
     struct NoCut;
 
-    async fn prepared(faults: &[(FreezeLevel, Fault)]) -> (Vec<Member>, Vec<Probe>) {
+    async fn prepared(faults: &[(FreezeLevel, Fault)]) -> (Vec<Member>, Vec<InMemory>) {
         let mut members = Vec::new();
         let mut probes = Vec::new();
         for (n, (level, fault)) in faults.iter().enumerate() {
@@ -209,11 +209,11 @@ mod tests {
         let quiet = [(System, Fault::None), (FrontEnd, Fault::None), (BackEnd, Fault::None)];
         let (mut members, probes) = prepared(&quiet).await;
         let mut log = EventLog::in_memory();
-        let held = || probes.iter().all(|probe| probe.held.load(Ordering::SeqCst));
+        let held = || probes.iter().all(|probe| probe.is_held());
         let (all_held, window) =
             cut(&mut members, Uuid::nil(), &mut log, async |_| Ok::<_, NoCut>(held())).await.unwrap();
         assert!(all_held);
-        assert!(probes.iter().all(|probe| !probe.held.load(Ordering::SeqCst)));
+        assert!(probes.iter().all(|probe| !probe.is_held()));
         let times: Vec<_> = members.iter().map(|m| m.times).collect();
         assert!(times[1].taken < times[2].called && times[2].taken < times[0].called, "freeze order");
         assert!(times[0].released < times[2].released && times[2].released < times[1].released);
@@ -224,11 +224,7 @@ mod tests {
     /// Method: three writers, every fault at every place, also a failing cut.
     #[tokio::test]
     async fn whatever_fails_everybody_is_thawed_and_there_is_no_cut() {
-        for fault in [
-            Fault::At(FaultAt::FreezeFails),
-            Fault::At(FaultAt::FreezeHangs),
-            Fault::At(FaultAt::FreezePanics),
-        ] {
+        for fault in [Fault::FreezeFails, Fault::FreezeHangs, Fault::FreezePanics] {
             for place in 0..3 {
                 let mut faults = [(FrontEnd, Fault::None), (FrontEnd, Fault::None), (System, Fault::None)];
                 faults[place].1 = fault;
@@ -239,7 +235,7 @@ mod tests {
                     .unwrap_err();
                 assert!(matches!(aborted.cause, AbortCause::Writer(_)), "{fault:?} at {place}: {aborted:?}");
                 assert!(aborted.stuck.is_empty());
-                assert!(probes.iter().all(|p| !p.held.load(Ordering::SeqCst)), "{fault:?} at {place}");
+                assert!(probes.iter().all(|p| !p.is_held()), "{fault:?} at {place}");
                 assert!(members.iter().all(|m| !m.state().may_be_held()), "{fault:?} at {place}");
             }
         }
@@ -249,12 +245,12 @@ mod tests {
                 .await
                 .unwrap_err();
         assert!(matches!(aborted.cause, AbortCause::Commit(_)));
-        assert!(!probes[0].held.load(Ordering::SeqCst));
+        assert!(!probes[0].is_held());
     }
 
     #[tokio::test]
     async fn a_thaw_that_is_not_confirmed_is_reported_while_the_others_are_thawed() {
-        let faults = [(FrontEnd, Fault::At(FaultAt::ThawStuck)), (FrontEnd, Fault::None)];
+        let faults = [(FrontEnd, Fault::ThawStuck), (FrontEnd, Fault::None)];
         let (mut members, probes) = prepared(&faults).await;
         let aborted =
             cut(&mut members, Uuid::nil(), &mut EventLog::in_memory(), async |_| Ok::<(), NoCut>(()))
@@ -262,7 +258,7 @@ mod tests {
                 .unwrap_err();
         assert!(matches!(aborted.cause, AbortCause::NotThawed(_)), "{aborted:?}");
         assert_eq!(aborted.stuck.len(), 1);
-        assert!(!probes[1].held.load(Ordering::SeqCst));
+        assert!(!probes[1].is_held());
         assert_eq!(members[0].state(), holdfast_writer_api::state::State::Stuck);
     }
 
@@ -270,7 +266,7 @@ mod tests {
     #[tokio::test]
     async fn a_thaw_that_hangs_keeps_no_other_level_held() {
         for slow in [System, BackEnd] {
-            let fault = |level| if level == slow { Fault::At(FaultAt::ThawSlow) } else { Fault::None };
+            let fault = |level| if level == slow { Fault::ThawSlow } else { Fault::None };
             let (mut members, _) = prepared(&[System, BackEnd, FrontEnd].map(|l| (l, fault(l)))).await;
             let mut log = EventLog::in_memory();
             cut(&mut members, Uuid::nil(), &mut log, async |_| Ok::<(), NoCut>(())).await.unwrap_err();
@@ -283,7 +279,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_late_thaw_is_a_failed_backup() {
-        let faults = [(FrontEnd, Fault::At(FaultAt::ThawLate)), (FrontEnd, Fault::None)];
+        let faults = [(FrontEnd, Fault::ThawLate), (FrontEnd, Fault::None)];
         let (mut members, _) = prepared(&faults).await;
         let aborted =
             cut(&mut members, Uuid::nil(), &mut EventLog::in_memory(), async |_| Ok::<(), NoCut>(()))
@@ -296,8 +292,7 @@ mod tests {
     /// A person is told of the first failure and of every hold; the log tells all.
     #[tokio::test]
     async fn every_failure_is_on_record_also_those_after_the_first() {
-        let at = |fault| (FrontEnd, Fault::At(fault));
-        let faults = [at(FaultAt::ThawStuck), at(FaultAt::ThawLate), at(FaultAt::ThawLate)];
+        let faults = [Fault::ThawStuck, Fault::ThawLate, Fault::ThawLate].map(|fault| (FrontEnd, fault));
         for committed in [Ok(()), Err(NoCut)] {
             let (mut members, _) = prepared(&faults).await;
             let mut log = EventLog::in_memory();
@@ -327,8 +322,8 @@ mod tests {
         });
         let given_up = tokio::time::timeout(Duration::from_millis(50), forever).await;
         assert!(given_up.is_err());
-        assert!(probes.iter().all(|p| p.held.load(Ordering::SeqCst)), "held while it waited");
+        assert!(probes.iter().all(|p| p.is_held()), "held while it waited");
         drop(members);
-        assert!(probes.iter().all(|p| !p.held.load(Ordering::SeqCst)));
+        assert!(probes.iter().all(|p| !p.is_held()));
     }
 }

@@ -191,11 +191,7 @@ impl Process {
         let answer = match exchanged {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(self.broke_off(&error)),
-            Err(_) => {
-                let budget_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-                let (writer, action) = (self.writer.clone(), action.to_owned());
-                return Err(WriterError::TimedOut { writer, action, budget_ms });
-            }
+            Err(_) => return Err(WriterError::timed_out(&self.writer, action, limit)),
         };
         self.broken = false;
         let nonsense = |error: serde_json::Error| {
