@@ -105,12 +105,10 @@ impl Site {
 
     /// A backup right before its freeze, of an application that has written since the holder looked: the holder will have
     /// to note that in the log's shared index, which is a write to the disk.
-    fn before_the_freeze(&self, arguments: &[&str]) -> Result<(Paused, Process), FixtureError> {
+    fn before_the_freeze(&self, arguments: &[&str]) -> Result<Paused, FixtureError> {
         let paused = self.world.pause_at("freeze", arguments)?;
         self.writes();
-        let holders = paused.children().to_vec();
-        assert_eq!(holders.len(), 1, "a process for the writer");
-        Ok((paused, holders[0]))
+        Ok(paused)
     }
 
     /// The disk is back: the holder ends, nothing is held, and backups go on.
@@ -132,7 +130,8 @@ impl Site {
 #[test]
 fn a_backup_whose_holder_waits_for_a_frozen_disk_ends_with_6_and_so_does_thaw_all() -> Tested {
     let Some(site) = Site::new(LoopVolume::ext4)? else { return Ok(()) };
-    let (paused, holder) = site.before_the_freeze(&["backup", "--freeze-budget", "300ms"])?;
+    let paused = site.before_the_freeze(&["backup", "--freeze-budget", "300ms"])?;
+    let holder = paused.children()[0];
     let frozen = site.volume.freeze(FROZEN)?;
     let run = paused.go_on()?;
     let (pid, record) = (holder.pid, site.world.runtime_dir().join("holders.json"));
@@ -165,19 +164,32 @@ fn a_backup_whose_holder_waits_for_a_frozen_disk_ends_with_6_and_so_does_thaw_al
     site.recovers(holder)
 }
 
-/// Goal: Ctrl-C does not make a success of it, and no session begins while the holder is there.
+/// Goal: Ctrl-C does not make a success of it, keeps no other application held meanwhile, and no session begins while the
+/// holder is there.
 #[test]
 fn an_interrupted_backup_whose_holder_waits_for_a_frozen_disk_ends_with_6_and_so_does_the_next() -> Tested {
-    let Some(site) = Site::new(LoopVolume::btrfs)? else { return Ok(()) };
-    let (paused, holder) = site.before_the_freeze(&["backup", "--freeze-budget", "10s"])?;
+    let Some(mut site) = Site::new(LoopVolume::btrfs)? else { return Ok(()) };
+    let other = site.world.root().join("other.db");
+    let application = rusqlite::Connection::open(&other).expect("a database");
+    application.execute_batch("CREATE TABLE entry (id INTEGER PRIMARY KEY)").expect("a table");
+    site.world.config().writer("other", "sqlite").set("database", other);
+
+    let paused = site.before_the_freeze(&["backup", "--freeze-budget", "10s"])?;
     let frozen = site.volume.freeze(FROZEN)?;
     paused.release()?;
     let until = Instant::now() + Duration::from_secs(5);
-    while !holder.waits_in_the_kernel() {
-        assert!(Instant::now() < until, "the holder was to wait for the disk");
+    let stuck = loop {
+        match paused.children().iter().find(|holder| holder.waits_in_the_kernel()) {
+            Some(stuck) => break *stuck,
+            None => assert!(Instant::now() < until, "the holder was to wait for the disk"),
+        }
         std::thread::yield_now();
-    }
+    };
+    let other: Vec<_> = paused.children().iter().copied().filter(|holder| *holder != stuck).collect();
     paused.signal(Signal::TERM);
+    // The stuck one is waited for half a second.
+    all_gone(&other, Duration::from_millis(400))?;
+    application.execute_batch("INSERT INTO entry DEFAULT VALUES").expect("a write");
     let run = paused.wait()?;
     let told =
         ["interrupted, and a thaw was not confirmed", "STILL HELD", "MAY STILL BE HELD; no set was made"];
@@ -189,7 +201,7 @@ fn an_interrupted_backup_whose_holder_waits_for_a_frozen_disk_ends_with_6_and_so
     );
     site.world.run(["gc"])?.assert_failed(6, &["nothing else was looked at", "STILL HELD", "thaw --all"]);
     assert!(site.world.runtime_dir().join("holders.json").exists(), "it stays on record");
-    assert!(holder.is_running(), "all of that was seen while it waited");
+    assert!(stuck.is_running(), "all of that was seen while it waited");
     drop(frozen);
-    site.recovers(holder)
+    site.recovers(stuck)
 }

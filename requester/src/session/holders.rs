@@ -147,6 +147,29 @@ impl Holders {
     }
 }
 
+/// Kills holders when it is dropped, all of them before anybody waits for one: participants that are given up are dropped
+/// one after the other, and each waits for the end of its own process.
+pub(super) struct KillOnDrop(Option<Holders>);
+
+impl KillOnDrop {
+    pub fn new(holders: Holders) -> Self {
+        Self(Some(holders))
+    }
+
+    /// They were thawed, or told to.
+    pub fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        for holder in self.0.iter().flat_map(|holders| &holders.holders).filter(|holder| holder.is_there()) {
+            holder.kill();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

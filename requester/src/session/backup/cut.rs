@@ -14,7 +14,7 @@ use super::{PREPARE, Session};
 use crate::failure::{Exit, Failure, NOTHING_CHANGED};
 use crate::session::barrier::{self, AbortCause, Aborted, Window};
 use crate::session::events::What;
-use crate::session::holders::Holders;
+use crate::session::holders::{Holders, KillOnDrop};
 use crate::session::member::Member;
 use crate::session::plan::CutPlan;
 use crate::session::shadows::{Cut, Shadows};
@@ -54,7 +54,8 @@ impl Session<'_> {
         self.phase("prepare-snapshot");
         let set = self.set;
         let holders = members.iter().filter_map(|m| m.holder().map(|pid| (m.id.clone(), pid)));
-        Holders::new(set, holders).record(&self.env.paths.runtime).map_err(|error| {
+        let holders = Holders::new(set, holders);
+        holders.record(&self.env.paths.runtime).map_err(|error| {
             let what = "the holders could not be recorded, so nothing was frozen";
             Failure::new(Exit::Failed, what, error, NOTHING_CHANGED)
         })?;
@@ -66,6 +67,7 @@ impl Session<'_> {
             return Err(Attempt::aborted(set, members.len(), aborted));
         }
         self.phase("freeze");
+        let given_up = KillOnDrop::new(holders);
         let (at, volumes) = (self.env.at, plan.volumes.len());
         let result = barrier::cut(members, set, &mut self.log, async |deadline| {
             at("frozen");
@@ -74,6 +76,7 @@ impl Session<'_> {
             cut
         })
         .await;
+        given_up.disarm();
         if let Err(aborted) = &result
             && !aborted.stuck.is_empty()
         {
