@@ -109,6 +109,9 @@ impl From<ConfigError> for Failure {
             ConfigError::Untrusted(_) => {
                 "a configuration names commands that are run; only its owner may write it"
             }
+            ConfigError::UntrustedProgram { .. } => {
+                "a writer's program runs with your privileges; only you or root may be able to change it"
+            }
             ConfigError::Invalid { .. } => "`holdfast config check` tries it again without doing anything",
         };
         Self::new(Exit::Usage, "the configuration cannot be used", error, NOTHING_CHANGED).help(help)
@@ -236,6 +239,7 @@ pub fn repository_exit(error: &RepositoryError) -> Exit {
 pub fn writer_exit(error: &WriterError) -> Exit {
     match error {
         WriterError::Key { .. } => Exit::Key,
+        WriterError::InvalidSetting { .. } => Exit::Usage,
         WriterError::ChainBroken { .. } => Exit::ChainBroken,
         WriterError::StuckFrozen { .. } => Exit::ThawNotConfirmed,
         WriterError::Rejected { .. }

@@ -21,7 +21,8 @@ pub async fn run(context: &Context, args: BackupArgs) -> Result<Exit, Failure> {
     summary(context.output, &made);
     context.output.document(&document(&made));
     for writer in &made.not_completed {
-        context.output.explain(&writer.failure(made.set.set));
+        let failure = writer.failure(made.set.set);
+        context.output.explain(&failure, &context.last_words(&failure));
     }
     Ok(made.exit())
 }

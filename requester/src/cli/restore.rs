@@ -49,7 +49,7 @@ pub async fn run(context: &Context, command: RestoreCommand) -> Result<Exit, Fai
     match make(context, command).await? {
         Outcome::Planned(None) => Ok(Exit::Ok),
         Outcome::Planned(Some(refusal)) => {
-            context.output.explain(&refusal);
+            context.output.explain(&refusal, &context.last_words(&refusal));
             Ok(refusal.exit)
         }
         Outcome::Restored(restored) => {

@@ -32,6 +32,7 @@ use super::leftovers::{self, Leftover};
 use super::lock::SessionLock;
 use super::member::{HoldTimes, Member};
 use super::plan::CutPlan;
+use super::said;
 use super::shadows::Shadows;
 use crate::config::Config;
 use crate::failure::{Exit, Failure, NOTHING_CHANGED};
@@ -245,6 +246,7 @@ impl Session<'_> {
             }
             Err(attempt) => format!("failed: {}", chain(&attempt.failure)),
         };
+        said::collect(self.env.writers, &mut self.log);
         // One that cannot be written never stops a session: what it is for goes into the set as well.
         if let Err(error) = self.log.end(outcome) {
             let path = self.env.paths.session_log(self.set);
@@ -314,6 +316,7 @@ impl Session<'_> {
     }
 
     fn phase(&mut self, name: &str) {
+        said::collect(self.env.writers, &mut self.log);
         self.log.record(What::Phase { name: name.to_owned() });
         self.log.flush();
         (self.env.at)(name);

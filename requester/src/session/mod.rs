@@ -14,6 +14,7 @@ pub mod lock;
 pub mod member;
 mod plan;
 pub mod record;
+mod said;
 mod shadows;
 mod storing;
 

@@ -97,7 +97,7 @@ pub struct Mark {
 
 /// What came of a thaw. A repeat is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Thawed {
     /// Was held, is free.
     Released,

@@ -33,7 +33,7 @@ pub struct SealedKey {
 
 /// Whether a key was proved to fit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "kebab-case")]
+#[serde(tag = "state", rename_all = "snake_case")]
 pub enum KeySeal {
     /// The public half equals the certificate's, and a fresh signature verified.
     Proved {

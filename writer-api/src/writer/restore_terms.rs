@@ -134,7 +134,7 @@ pub enum OnFailure {
 
 /// What came of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum HookOutcome {
     /// Done now.
     Done,

@@ -100,10 +100,7 @@ impl<'s> Session<'s> {
                 components: components.map(|c| c.component.reference()).collect(),
                 previous_stamps: BTreeMap::new(),
             };
-            let begun = match writer.for_run(metadata) {
-                Ok(run) => run.begin_backup(request).await,
-                Err(error) => Err(error),
-            };
+            let begun = writer.for_run(metadata).begin_backup(request).await;
             let participant = begun.map_err(|error| {
                 self.log.record_failure(&error);
                 Attempt::writer("a writer could not begin", error)
