@@ -8,6 +8,7 @@ use holdfast_writer_api::schema::DocumentError;
 use holdfast_writer_api::{RegistryError, WriterError};
 
 use crate::config::ConfigError;
+use crate::forget::{ForgetError, Needed, Why};
 use crate::repository::RepositoryError;
 use crate::session::lock::LockError;
 
@@ -138,6 +139,12 @@ impl From<RepositoryError> for Failure {
     fn from(error: RepositoryError) -> Self {
         let exit = repository_exit(&error);
         let help = match exit {
+            _ if matches!(error, RepositoryError::NoBucket { .. }) => Some(
+                "check --repo; make the bucket first, the first `holdfast backup` then makes a repository",
+            ),
+            _ if matches!(error, RepositoryError::Denied { .. }) => {
+                Some("check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the folder's owner and mode")
+            }
             Exit::NoRepository => Some("check --repo; the first `holdfast backup` makes a new repository"),
             Exit::Locked => Some("wait for it; if its process is gone, `restic unlock` removes the lock"),
             Exit::WrongPassword => Some("check the password file; its first line counts"),
@@ -166,11 +173,60 @@ impl From<DocumentError> for Failure {
     }
 }
 
+impl From<ForgetError> for Failure {
+    fn from(error: ForgetError) -> Self {
+        let nothing = "nothing was forgotten";
+        match error {
+            ForgetError::Repository { source } => source.into(),
+            ForgetError::Policy { source } => Self::new(Exit::Usage, nothing, source, NOTHING_CHANGED)
+                .help("pass --keep-last, --keep-daily, … or set them in [keep]"),
+            ForgetError::Unreadable { ref sets } => {
+                let exit = sets.first().map_or(Exit::Failed, |set| unreadable_exit(&set.why));
+                let ids: Vec<_> = sets.iter().map(|set| set.name.id()).collect();
+                let help = format!(
+                    "what cannot be read may build on any other set, or have the last copy of something; let the \
+                     Holdfast that can read it forget it, or give it up: `holdfast forget {} --even-last-copy`",
+                    ids.join(" ")
+                );
+                let what = match sets.len() {
+                    1 => "nothing was forgotten: a set cannot be read".to_owned(),
+                    n => format!("nothing was forgotten: {n} sets cannot be read"),
+                };
+                Self::new(exit, what, error, NOTHING_CHANGED).help(help)
+            }
+            ForgetError::NoSuchSet { .. } | ForgetError::SeveralSets { .. } => {
+                Self::refused(Exit::Refused, error.to_string())
+                    .help("`holdfast list backups` shows them; name one by its id, or the beginning of it")
+            }
+            ForgetError::Needed { ref needed } => {
+                let help = if needed.iter().all(Needed::may_be_insisted_on) {
+                    "--even-last-copy removes it all the same"
+                } else {
+                    "name those too, or keep what they need"
+                };
+                Self::new(Exit::Refused, nothing, error, NOTHING_CHANGED).help(help)
+            }
+            ForgetError::Removing { source } => {
+                let state = "some of them may be gone; `holdfast list backups` shows what is left";
+                Self::new(repository_exit(&source), "the sets could not all be removed", source, state)
+            }
+        }
+    }
+}
+
+fn unreadable_exit(why: &Why) -> Exit {
+    match why {
+        Why::Repository(error) => repository_exit(error),
+        Why::Document(DocumentError::Newer { .. }) => Exit::Refused,
+        Why::Document(_) | Why::OfAnother { .. } => Exit::Failed,
+    }
+}
+
 /// The exit code of a repository's failure.
 #[expect(clippy::wildcard_enum_match_arm, reason = "whatever has no code of its own is a plain failure")]
 pub fn repository_exit(error: &RepositoryError) -> Exit {
     match error {
-        RepositoryError::NoRepository { .. } => Exit::NoRepository,
+        RepositoryError::NoRepository { .. } | RepositoryError::NoBucket { .. } => Exit::NoRepository,
         RepositoryError::WrongPassword { .. } => Exit::WrongPassword,
         RepositoryError::Locked { .. } => Exit::Locked,
         RepositoryError::UnknownScheme { .. } | RepositoryError::InvalidLocation { .. } => Exit::Usage,

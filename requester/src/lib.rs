@@ -4,6 +4,7 @@
 pub mod config;
 pub mod demo;
 pub mod failure;
+pub mod forget;
 pub mod paths;
 mod process;
 pub mod provider;

@@ -20,6 +20,11 @@ impl Paths {
         self.state.join("sessions")
     }
 
+    /// The event log of one session.
+    pub fn session_log(&self, set: uuid::Uuid) -> PathBuf {
+        self.sessions().join(format!("{set}.ndjson"))
+    }
+
     /// Registered restores: the start gate's markers.
     pub fn restores(&self) -> PathBuf {
         self.state.join("restores")

@@ -356,6 +356,47 @@ fn a_copied_tree_keeps_what_a_backup_keeps() {
     }
 }
 
+/// By this a session knows a key under whatever name, though neither device nor inode number is the live file's.
+#[test]
+fn each_file_of_a_copy_is_known_by_the_live_file_that_it_shows() {
+    for (fs, name) in [("btrfs", "btrfs"), ("btrfs", "reflink"), ("xfs", "reflink"), ("ext4", "copy")] {
+        let Some(volume) = LoopVolume::new(fs, 400) else { return };
+        let (held, unheld) = (volume.path().join("held"), volume.path().join("unheld"));
+        for folder in [&held, &unheld] {
+            fs::create_dir_all(folder.join("deep")).unwrap();
+            for file in ["a", "deep/b", "replaced"] {
+                fs::write(folder.join(file), file).unwrap();
+            }
+        }
+        fs::hard_link(held.join("a"), held.join("deep/a-too")).unwrap();
+        fs::hard_link(held.join("a"), unheld.join("a-too")).unwrap();
+        let area = ShadowArea::new(volume.outside("state"));
+        let selections =
+            [FileSelection::tree(&held), FileSelection { held: false, ..FileSelection::tree(&unheld) }];
+        let prepared = provider(name).prepare(request(&area, selections.to_vec())).unwrap();
+        // What is held may still change: the file that was cut counts, not the one that was looked at before.
+        fs::write(held.join("new"), "new").unwrap();
+        fs::rename(held.join("new"), held.join("replaced")).unwrap();
+        let copy = cut(prepared);
+        for selection in &selections {
+            let live = holdfast::volume::Root::open(&selection.path).unwrap();
+            let (_, copied) = copy.files(selection).unwrap();
+            let files: Vec<_> = copied.iter().filter(|found| found.meta.kind == Kind::File).collect();
+            assert_eq!(files.len(), 4, "{fs} {name}");
+            for found in files {
+                let was = live.stat(&found.rel).unwrap();
+                assert_ne!(
+                    (found.meta.dev, found.meta.ino),
+                    (was.dev, was.ino),
+                    "{fs} {name}: it is the live file"
+                );
+                assert_eq!(copy.original(&found.meta), was.id(), "{fs} {name} {}", found.path.display());
+            }
+        }
+        copy.delete().unwrap();
+    }
+}
+
 #[test]
 fn a_file_without_copy_on_write_is_cloned_on_btrfs() {
     let Some(volume) = LoopVolume::new("btrfs", 400) else { return };

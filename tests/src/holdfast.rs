@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
@@ -44,7 +45,8 @@ fn build() -> Result<PathBuf, FixtureError> {
     let target = profile.parent().unwrap_or(Path::new("target"));
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut cargo = command(cargo);
-    cargo.args(["build", "--quiet", "--package", "holdfast", "--bin", "holdfast", "--manifest-path"]);
+    cargo.args(["build", "--quiet", "--all-features", "--package", "holdfast", "--bin", "holdfast"]);
+    cargo.arg("--manifest-path");
     cargo.arg(crate::require::workspace_root().join("Cargo.toml")).arg("--target-dir").arg(target);
     if profile.ends_with("release") {
         cargo.arg("--release");
@@ -144,8 +146,38 @@ impl Holdfast {
         &self,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Result<Command, FixtureError> {
+        self.command_of(binary(), arguments)
+    }
+
+    /// As [`command`](Self::command), run by another user: a copy of the binary that everybody can reach. What it is to
+    /// read or write is the caller's to give to that user.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command), and if the binary cannot be copied.
+    pub fn command_as(
+        &self,
+        user: u32,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Result<Command, FixtureError> {
+        process::chmod(self.root(), 0o755)?;
+        let program = self.root().join("holdfast");
+        if !program.exists() {
+            let copied = std::fs::copy(binary(), &program).map(drop);
+            copied.map_err(FixtureError::io(format!("copy the program to {}", program.display())))?;
+            process::chmod(&program, 0o755)?;
+        }
+        let mut holdfast = self.command_of(&program, arguments)?;
+        holdfast.uid(user).gid(user);
+        Ok(holdfast)
+    }
+
+    fn command_of(
+        &self,
+        program: &Path,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Result<Command, FixtureError> {
         self.config.write(&self.config_file())?;
-        let mut holdfast = command(binary());
+        let mut holdfast = command(program);
         for (name, _) in env::vars_os() {
             // What the developer has set for himself must not leak into a test.
             if name.to_str().is_some_and(|name| name.starts_with("HOLDFAST_") || name.starts_with("RESTIC_"))
@@ -337,6 +369,11 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// A signal to the requester alone.
+    pub fn signal(&self, signal: Signal) {
+        process::send(self.pid(), signal);
     }
 
     /// kill -9 of the requester alone, and reaps it.

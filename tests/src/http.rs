@@ -17,6 +17,20 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
+/// [`request_with`], with a body that is JSON.
+///
+/// # Errors
+/// As [`request_with`].
+pub fn request(
+    port: u16,
+    method: &str,
+    path: &str,
+    body: &[u8],
+    limit: Duration,
+) -> Result<Answer, FixtureError> {
+    request_with(port, method, path, &[("Content-Type", "application/json")], body, limit)
+}
+
 /// Sends one request to a port of 127.0.0.1 and reads the answer to its end.
 ///
 /// Speaks HTTP/1.0 on purpose: the server then neither chunks its answer nor keeps the connection.
@@ -24,10 +38,11 @@ pub struct Answer {
 /// # Errors
 /// [`FixtureError::Io`] if nobody listens, or if the server is silent for longer than `limit` at any point;
 /// [`FixtureError::Answer`] if it does not speak HTTP.
-pub fn request(
+pub fn request_with(
     port: u16,
     method: &str,
     path: &str,
+    headers: &[(&str, &str)],
     body: &[u8],
     limit: Duration,
 ) -> Result<Answer, FixtureError> {
@@ -38,9 +53,9 @@ pub fn request(
         stream.set_read_timeout(Some(limit))?;
         stream.set_write_timeout(Some(limit))?;
         let length = body.len();
+        let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head = format!(
-            "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n\
-             Content-Length: {length}\r\n\r\n"
+            "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n{more}Content-Length: {length}\r\n\r\n"
         );
         stream.write_all(&[head.as_bytes(), body].concat())?;
         let mut answer = Vec::new();

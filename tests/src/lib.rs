@@ -3,6 +3,7 @@
 //! Everything here starts something, asks it, and ends it again when dropped; no promise is asserted here.
 //! The tests that do are in `tests/`, one file per promise.
 
+pub mod between;
 pub mod cfssl;
 pub mod clock;
 pub mod django_ca;
@@ -16,6 +17,7 @@ pub mod paused;
 pub mod process;
 pub mod require;
 pub mod restic;
+pub mod tree;
 pub mod volumes;
 pub mod watch;
 

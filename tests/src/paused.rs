@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::{
     error::FixtureError,
     holdfast::{Holdfast, Run, Running},
-    process::pause,
+    process::{pause, send},
 };
 
 /// Every point of a `backup`, in order.
@@ -46,10 +46,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Whether it still runs; a zombie holds nothing and does not count.
+    /// Whether it still runs; a zombie without a living thread holds nothing and does not count.
     #[must_use]
     pub fn is_running(self) -> bool {
         stat(self.pid).is_some_and(|stat| stat.started == self.started)
+    }
+
+    /// Whether one of its threads waits in the kernel where no signal reaches it, as for a frozen disk.
+    #[must_use]
+    pub fn waits_in_the_kernel(self) -> bool {
+        self.is_running() && thread_states(self.pid).contains(&'D')
     }
 
     /// Sends it a signal; nothing happens if it is gone.
@@ -122,7 +128,7 @@ impl Paused {
 
     /// A signal to the requester alone.
     pub fn signal(&self, signal: Signal) {
-        send(self.running.pid(), signal);
+        self.running.signal(signal);
     }
 
     /// kill -9 of the requester alone. Gives the children that it leaves behind.
@@ -137,8 +143,24 @@ impl Paused {
     /// # Errors
     /// [`FixtureError::Io`]; [`FixtureError::Deadline`] after a minute.
     pub fn go_on(self) -> Result<Run, FixtureError> {
+        self.release()?;
+        self.wait()
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// [`FixtureError::Io`].
+    pub fn release(&self) -> Result<(), FixtureError> {
         let path = self.runtime.join("go-on");
-        fs::write(&path, "").map_err(FixtureError::io(format!("write {}", path.display())))?;
+        fs::write(&path, "").map_err(FixtureError::io(format!("write {}", path.display())))
+    }
+
+    /// Waits for its end, once it was [released](Self::release).
+    ///
+    /// # Errors
+    /// [`FixtureError::Deadline`] after a minute.
+    pub fn wait(self) -> Result<Run, FixtureError> {
         self.running.wait(LIMIT)
     }
 }
@@ -178,23 +200,29 @@ struct Stat {
     started: u64,
 }
 
-/// `None` for what is gone, or is a zombie.
+/// `None` for what is gone, or is a zombie. A zombie of which another thread still lives is not: it holds what it held.
 fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
-    // The second field is the name in parentheses, and may contain anything.
-    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-    if matches!(fields.next()?, "Z" | "X") {
+    let mut fields = after_name(&text)?.split_whitespace();
+    let is_gone = |state: char| matches!(state, 'Z' | 'X');
+    let state = fields.next()?.chars().next()?;
+    if is_gone(state) && thread_states(pid).into_iter().all(is_gone) {
         return None;
     }
     let parent = fields.next()?.parse().ok()?;
     Some(Stat { parent, started: fields.nth(17)?.parse().ok()? })
 }
 
-fn send(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // ESRCH: it ended by itself, which whoever asked will notice.
-        let _ = kill_process(pid, signal);
-    }
+/// The letters that the kernel gives the states of a process's threads.
+fn thread_states(pid: u32) -> Vec<char> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    stats.filter_map(|stat| after_name(&stat)?.trim_start().chars().next()).collect()
+}
+
+/// The second field is the name in parentheses, and may contain anything.
+fn after_name(stat: &str) -> Option<&str> {
+    stat.rsplit_once(')').map(|(_, rest)| rest)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::{error::FixtureError, require::find_program};
 
@@ -245,6 +245,14 @@ pub(crate) fn signal_group(child: &Child, signal: Signal) {
     if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         // ESRCH: the group has ended by itself.
         let _ = kill_process_group(pid, signal);
+    }
+}
+
+/// A signal to one process.
+pub(crate) fn send(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // ESRCH: it ended by itself, which whoever asked will notice.
+        let _ = kill_process(pid, signal);
     }
 }
 

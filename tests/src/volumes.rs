@@ -4,8 +4,9 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -120,6 +121,30 @@ impl LoopVolume {
         Ok(path)
     }
 
+    /// Freezes the file system: whoever writes to it waits in the kernel, where not even SIGKILL reaches it, until the
+    /// handle is dropped. After `at_most` (15 s at most) a process that outlives this one thaws it, whatever happens.
+    ///
+    /// # Errors
+    /// Whatever `fsfreeze` says, e.g. for want of root.
+    pub fn freeze(&self, at_most: Duration) -> Result<Frozen, FixtureError> {
+        assert!(at_most <= Duration::from_secs(15), "nobody else on this machine is to wait for longer");
+        let path = self.path();
+        let fsfreeze = command("fsfreeze");
+        let mut watchdog = command("sh");
+        watchdog.args(["-c", "sleep \"$1\"; exec \"$2\" --unfreeze \"$3\"", "watchdog"]);
+        watchdog.arg(at_most.as_secs_f64().to_string()).arg(fsfreeze.get_program()).arg(&path);
+        let watchdog = watchdog
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(FixtureError::io("start what thaws the volume whatever happens"))?;
+        // From here on every way out thaws.
+        let frozen = Frozen { path, watchdog };
+        run(command("fsfreeze").arg("--freeze").arg(&frozen.path), LIMIT)?;
+        Ok(frozen)
+    }
+
     /// Bytes that an unprivileged writer still has.
     ///
     /// # Errors
@@ -143,6 +168,25 @@ impl Drop for LoopVolume {
     }
 }
 
+/// A frozen file system, until dropped.
+#[derive(Debug)]
+pub struct Frozen {
+    path: PathBuf,
+    watchdog: Child,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        unfreeze(&self.path);
+        process::kill_group(&mut self.watchdog);
+    }
+}
+
+/// Fails, and changes nothing, on what is not frozen.
+fn unfreeze(path: &Path) {
+    let _ = process::capture(command("fsfreeze").arg("--unfreeze").arg(path), LIMIT);
+}
+
 /// The mount points at or below `path`, for tests that prove that nothing was left mounted.
 #[must_use]
 pub fn mounted_below(path: &Path) -> Vec<PathBuf> {
@@ -156,8 +200,8 @@ fn unmount(path: &Path) {
     if mounted_below(path).is_empty() {
         return;
     }
-    // A frozen file system cannot be unmounted; on one that is not frozen this fails and changes nothing.
-    let _ = process::capture(command("fsfreeze").arg("--unfreeze").arg(path), LIMIT);
+    // A frozen file system cannot be unmounted.
+    unfreeze(path);
     if run(command("umount").arg("--recursive").arg(path), LIMIT).is_err() {
         let _ = process::capture(command("umount").args(["--recursive", "--lazy"]).arg(path), LIMIT);
     }
@@ -197,13 +241,33 @@ fn unescape(point: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{owner_of, start_time, unescape};
+    use std::time::{Duration, Instant};
+
+    use super::{LoopVolume, SMALL, owner_of, start_time, unescape};
+    use crate::{
+        process::{command, run},
+        require::{require_root_or_skip, require_tool},
+    };
 
     #[test]
     fn an_owner_is_known_by_pid_and_start_time() {
         assert_eq!(owner_of("holdfast-volume-12-345-aBc"), Some((12, 345)));
         assert_eq!(owner_of("holdfast-volume-x"), None);
         assert!(start_time(std::process::id()).is_some());
+    }
+
+    /// The watchdog is what every test with a frozen disk relies on: it must work without its handle.
+    #[test]
+    fn a_frozen_volume_is_thawed_in_time_also_when_nobody_drops_its_handle() {
+        let tools = ["mkfs.ext4", "fsfreeze"].map(require_tool);
+        let (Some(()), [Some(_), Some(_)]) = (require_root_or_skip(), tools) else { return };
+        let volume = LoopVolume::ext4(SMALL).expect("a volume");
+        let mut frozen = volume.freeze(Duration::from_secs(1)).expect("frozen");
+        let begun = Instant::now();
+        let touched = volume.path().join("touched");
+        run(command("touch").arg(&touched), Duration::from_secs(15)).expect("a write that waited");
+        assert!(touched.exists() && begun.elapsed() > Duration::from_millis(500), "{:?}", begun.elapsed());
+        assert!(frozen.watchdog.wait().expect("its end").success(), "it was the watchdog that thawed");
     }
 
     #[test]

@@ -5,12 +5,11 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use holdfast_tests::{
     FixtureError,
-    holdfast::{Holdfast, Run, binary},
+    holdfast::{Holdfast, Run},
     process,
     require::{require_root_or_skip, require_tool},
     volumes::{LoopVolume, SMALL},
@@ -179,27 +178,15 @@ fn a_restore_never_writes_through_a_link() -> Tested {
 
 #[test]
 fn missing_privileges_are_named_before_anything_begins() -> Tested {
-    let (Some(mut site), Some(setpriv)) = (Site::new()?, require_tool("setpriv")) else { return Ok(()) };
-    // A program and a world that the service's user may use, and a database that he may not.
-    let program = site.secret.with_file_name("holdfast");
-    fs::copy(binary(), &program).expect("the program");
-    mode(&program, 0o755);
+    let Some(mut site) = Site::new()? else { return Ok(()) };
+    // A world that the service's user may use, and a database that he may not.
     let secret = site.secret.clone();
     site.world.config().clear_writers().writer("app", "sqlite").set("database", secret);
-    let wanted = site.world.command(["backup"])?;
+    let command = site.world.command_as(SERVICE, ["backup"])?;
     let root = site.world.root();
     let paths = ["", "state", "run", "repository.key", "holdfast.toml"].map(|name| root.join(name));
     for path in paths {
         chown(path, Some(SERVICE), Some(SERVICE)).expect("given to the service");
-    }
-    let mut command = Command::new(setpriv);
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&program);
-    command.args(wanted.get_args()).current_dir(root);
-    for (name, value) in wanted.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
     }
     let run = Holdfast::run_command(command)?;
     run.assert_failed(4, &["secret.db", "state: "]);

@@ -20,6 +20,7 @@ use holdfast_tests::{
     holdfast::Holdfast,
     process,
     require::{require_root_or_skip, require_tool},
+    tree::{files, noise},
     volumes::LoopVolume,
 };
 
@@ -35,20 +36,6 @@ fn world() -> Result<(Holdfast, PathBuf), FixtureError> {
     fs::write(folder.join("small"), noise(1, 100_000)).expect("a file");
     world.config().writer("data", "files").set("paths", vec![folder.clone()]);
     Ok((world, folder))
-}
-
-/// Bytes that neither compress nor repeat.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
 }
 
 fn sets(world: &Holdfast) -> Result<usize, FixtureError> {
@@ -67,16 +54,6 @@ fn open(world: &Holdfast) -> Repository {
     let location = world.repository().to_string_lossy().into_owned();
     let opened = Repository::open(&location, &Password::new(password.trim()), &Options::default());
     opened.expect("the repository")
-}
-
-/// All files of one kind in a local repository.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
-    }
-    found
 }
 
 fn flip(path: &Path) {
@@ -172,6 +149,24 @@ fn damage_is_found_and_named_wherever_it_lies() -> Tested {
 }
 
 #[test]
+fn a_snapshot_of_another_set_that_cannot_be_read_fails_no_backup_and_can_be_given_up() -> Tested {
+    let (world, _) = world()?;
+    world.run(["backup"])?.success()?;
+    let damaged = files(&world.repository().join("snapshots")).pop().expect("the snapshot");
+    flip(&damaged);
+    let made = world.json(["backup"])?;
+    let name = damaged.file_name().expect("a name").to_string_lossy().into_owned();
+    let advice = format!("`holdfast forget {} --even-last-copy` gives it up", &name[..8]);
+    world.run(["list", "backups"])?.assert_failed(1, &["is damaged", &name, &advice]);
+    world.run(["forget", &name[..8], "--even-last-copy"])?.success()?;
+    let listed = world.json(["list", "backups"])?;
+    assert_eq!(listed["backups"].as_array().map(Vec::len), Some(1), "{listed}");
+    assert_eq!(listed["backups"][0]["set"], made["set"], "{listed}");
+    world.run(["verify", "latest"])?.success()?;
+    Ok(())
+}
+
+#[test]
 fn a_document_of_a_newer_schema_is_refused_by_name() -> Tested {
     let (world, _) = world()?;
     world.run(["backup"])?.success()?;
@@ -195,9 +190,9 @@ fn a_document_of_a_newer_schema_is_refused_by_name() -> Tested {
     assert_eq!(files(&target).len(), 0, "something was restored of a set that cannot be read");
     let listed = world.run(["list", "backups"])?.success()?;
     assert!(listed.stdout.contains("UNREADABLE") && listed.stdout.contains("newer"), "{}", listed.stdout);
-    // Nobody knows what depends on it: no rule forgets it.
+    // Nobody knows what it builds on: no rule forgets anything.
     world.run(["backup"])?.success()?;
-    world.run(["forget", "--keep-last", "1"])?.success()?;
+    world.run(["forget", "--keep-last", "1"])?.assert_failed(4, &["a newer Holdfast wrote it"]);
     assert_eq!(sets(&world)?, 2);
     Ok(())
 }

@@ -1,12 +1,20 @@
 //! The command line's promises to scripts and to tired people: documents with a schema, exit codes, the shape of errors,
 //! examples in the help.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    time::Duration,
+};
 
 use holdfast_tests::{
     FixtureError,
     holdfast::{Holdfast, Run},
+    process,
+    require::require_tool,
 };
+use rustix::process::Signal;
 use serde_json::Value;
 
 type Tested = Result<(), FixtureError>;
@@ -51,6 +59,30 @@ fn redacted(world: &Holdfast, run: &Run) -> String {
     words.map(word).collect()
 }
 
+/// Goal: folders may be named as they are seen from where one stands.
+#[test]
+fn folders_named_relative_to_the_current_one_serve_all_commands() -> Tested {
+    let (world, folder) = world()?;
+    let there = |arguments: &[&str]| {
+        let mut command = world.command(arguments.iter().copied())?;
+        command.current_dir(world.root());
+        for (variable, folder) in [
+            ("HOLDFAST_STATE_DIR", "near/state"),
+            ("HOLDFAST_RUNTIME_DIR", "near/run"),
+            ("HOLDFAST_REPO", "near/sets"),
+        ] {
+            command.env(variable, folder);
+        }
+        Holdfast::run_command(command)?.success()
+    };
+    there(&["backup"])?;
+    there(&["backup"])?;
+    fs::remove_dir_all(&folder).expect("the disaster");
+    there(&["restore", "latest", "--assume-stopped"])?;
+    assert_eq!(fs::read_to_string(folder.join("file")).expect("is back"), "content");
+    Ok(())
+}
+
 #[test]
 fn every_command_answers_json_with_its_schema() -> Tested {
     let (world, _) = world()?;
@@ -69,6 +101,7 @@ fn every_command_answers_json_with_its_schema() -> Tested {
         "shadows",
         "exceptions",
         "warnings",
+        "not_completed",
     ];
     assert_document(&made, "holdfast.backup/1", &keys);
     assert_eq!(made["components"][0]["writer"], "data", "{made}");
@@ -104,7 +137,7 @@ fn every_command_answers_json_with_its_schema() -> Tested {
     assert_document(
         &one(&["restore", "plan", "latest", "--assume-stopped"])?,
         "holdfast.restore-plan/1",
-        &["set", "steps", "checks"],
+        &["set", "steps", "checks", "refusals", "refusal"],
     );
     let target = world.root().join("restored");
     fs::create_dir(&target).expect("a folder");
@@ -156,6 +189,65 @@ fn a_failure_is_a_document_too_and_nothing_else_is_on_standard_output() -> Teste
     Ok(())
 }
 
+/// What is refused or goes wrong half-way has said something already: that must not become a document of its own.
+#[test]
+fn with_json_there_is_exactly_one_document_whatever_comes_of_the_command() -> Tested {
+    let (mut world, folder) = world()?;
+    world.run(["backup"])?.success()?;
+    let one = |world: &Holdfast, code: i32, schema: &str, arguments: &[&str]| {
+        let run = world.run(std::iter::once(&"--json").chain(arguments))?;
+        assert_eq!(run.code, Some(code), "{arguments:?}: {}{}", run.stderr, run.stdout);
+        // Fails if anything follows the first document.
+        let document = run.json()?;
+        assert_eq!(document["schema"], schema, "{arguments:?}: {document}");
+        Ok::<_, FixtureError>((document, run))
+    };
+
+    // An application that has its file open is not down.
+    let in_use = fs::File::open(folder.join("file")).expect("the live file");
+    let plan = ["restore", "plan", "latest"];
+    let (planned, run) = one(&world, 4, "holdfast.restore-plan/1", &plan)?;
+    assert!(!planned["refusals"].as_array().expect("an array").is_empty(), "{planned}");
+    assert!(planned["steps"].is_array() && planned["checks"].is_array(), "the whole plan: {planned}");
+    for key in ["error", "causes", "state", "help", "exit"] {
+        assert!(planned["refusal"].get(key).is_some(), "`{key}` is missing in {planned}");
+    }
+    assert_eq!(
+        (&planned["refusal"]["exit"], &planned["refusal"]["state"]),
+        (&4.into(), &"nothing was changed".into())
+    );
+    let told = planned["refusal"]["error"].as_str().expect("a sentence");
+    assert!(run.stderr.contains(&format!("error: {told}\n")), "a person is told as before:\n{}", run.stderr);
+    let (refused, _) = one(&world, 4, "holdfast.error/1", &["restore", "latest"])?;
+    assert_eq!(refused["error"], told, "the restore says what its plan said");
+    drop(in_use);
+    let (planned, _) =
+        one(&world, 0, "holdfast.restore-plan/1", &["restore", "plan", "latest", "--assume-stopped"])?;
+    assert_eq!(planned["refusal"], Value::Null);
+
+    // Stored with an exception, and given up with somebody held.
+    world.config().writer("absent", "sqlite").set("database", "/nonexistent/absent.db");
+    let (stored, _) = one(&world, 3, "holdfast.backup/1", &["backup", "--allow-incomplete", "absent"])?;
+    assert_eq!(stored["exceptions"].as_array().map(Vec::len), Some(1), "{stored}");
+    one(&world, 4, "holdfast.error/1", &["backup"])?;
+    let database = world.root().join("busy.db");
+    let busy = rusqlite::Connection::open(&database).expect("a database");
+    busy.execute_batch("CREATE TABLE t (x); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)").expect("held");
+    world.config().clear_writers();
+    world.config().writer("data", "files").set("paths", vec![folder]);
+    world.config().writer("busy", "sqlite").set("database", database.as_path());
+    let (aborted, _) = one(&world, 5, "holdfast.error/1", &["backup", "--freeze-budget", "300ms"])?;
+    assert_eq!(aborted["exit"], 5, "{aborted}");
+    let (stored, _) = one(
+        &world,
+        3,
+        "holdfast.backup/1",
+        &["backup", "--freeze-budget", "300ms", "--allow-incomplete", "busy"],
+    )?;
+    assert!(stored["exceptions"][0].as_str().is_some_and(|text| text.contains("`busy`")), "{stored}");
+    Ok(())
+}
+
 #[test]
 fn exit_codes_are_those_that_are_documented() -> Tested {
     let (mut world, folder) = world()?;
@@ -173,10 +265,9 @@ fn exit_codes_are_those_that_are_documented() -> Tested {
     assert_eq!(code(&world, &["--repo", "swift:x", "list", "backups"])?, Some(2));
 
     // A private key among the files, or declared and with nobody to seal it to.
-    let key = holdfast_tests::process::command("openssl");
-    let mut key = key;
+    let mut key = process::command("openssl");
     key.args(["genpkey", "-algorithm", "ED25519", "-out"]).arg(folder.join("tls.key"));
-    holdfast_tests::process::run(&mut key, std::time::Duration::from_secs(20))?;
+    process::run(&mut key, Duration::from_secs(20))?;
     assert_eq!(code(&world, &["backup"])?, Some(8), "a key is never stored in the clear");
     fs::remove_file(folder.join("tls.key")).expect("removed");
 
@@ -188,6 +279,105 @@ fn exit_codes_are_those_that_are_documented() -> Tested {
     assert!(run.stdout.contains("EXCEPTION: `absent` was left out"), "{}", run.stdout);
     let listed = world.run(["list", "backups"])?.success()?;
     assert!(listed.stdout.contains("INCOMPLETE"), "{}", listed.stdout);
+    Ok(())
+}
+
+/// Goal: a first backup that is refused leaves no repository behind, whatever refuses it; the next one makes it; after
+/// that, a repository that is gone is an error.
+#[test]
+fn the_repository_comes_into_being_with_the_first_backup_that_is_not_refused() -> Tested {
+    let (mut world, folder) = world()?;
+    let refused = |world: &Holdfast, code: i32, arguments: &[&str], why: &str| -> Tested {
+        world.run(arguments)?.assert_failed(code, &[why, "state: "]);
+        assert!(!world.repository().exists(), "{arguments:?} left a repository");
+        assert!(!world.state_dir().join("repositories").exists(), "{arguments:?} noted one");
+        Ok(())
+    };
+    refused(&world, 2, &["backup", "--writer", "unknown"], "no writer `unknown`")?;
+    refused(&world, 4, &["backup", "--component", "data/unknown"], "no component `unknown`")?;
+    fs::rename(&folder, world.root().join("away")).expect("moved away");
+    refused(&world, 4, &["backup"], "an expected writer is absent")?;
+    fs::rename(world.root().join("away"), &folder).expect("moved back");
+    let key = folder.join("tls.key");
+    let mut openssl = process::command("openssl");
+    openssl.args(["genpkey", "-algorithm", "ED25519", "-out"]).arg(&key);
+    process::run(&mut openssl, Duration::from_secs(20))?;
+    refused(&world, 8, &["backup"], "tls.key")?;
+    fs::remove_file(&key).expect("removed");
+    // A folder for shadow copies that others can read: found by the provider, last of all.
+    world.config().clear_writers().writer("data", "files").set("paths", vec![folder]).set("provider", "copy");
+    let area = world.state_dir().join(".holdfast-shadows");
+    fs::create_dir(&area)
+        .and_then(|()| fs::set_permissions(&area, Permissions::from_mode(0o755)))
+        .expect("made");
+    refused(&world, 4, &["backup"], "the shadow copies could not be prepared")?;
+    fs::remove_dir(&area).expect("removed");
+    world.run(["gc"])?.success()?;
+    refused(&world, 10, &["list", "backups"], "there is no repository")?;
+
+    let paused = world.pause_at("prepare-snapshot", ["backup"])?;
+    assert!(world.repository().join("config").exists(), "it is there before anything is frozen");
+    paused.go_on()?.success()?;
+    fs::rename(world.repository(), world.root().join("unmounted")).expect("moved away");
+    let run = world.run(["backup"])?;
+    run.assert_failed(10, &["this machine has backed up here before", "mount its disk"]);
+    world.run(["gc"])?.assert_failed(10, &["there is no repository"]);
+    assert!(!world.repository().exists(), "and none was made");
+    Ok(())
+}
+
+/// Goal: a writer that fails at BackupComplete is no success: the set is there and whole, and the command says which
+/// writer, why, what is not truncated, and what to do.
+#[test]
+fn a_writer_that_does_not_complete_ends_a_backup_with_1_or_with_3_where_it_was_allowed() -> Tested {
+    let (world, _) = world()?;
+    let killed_at_the_end = |arguments: &[&str]| {
+        let paused = world.pause_at("backup-complete", arguments)?;
+        paused.children().iter().for_each(|writer| writer.signal(Signal::KILL));
+        paused.go_on()
+    };
+    let run = killed_at_the_end(&["backup"])?;
+    assert!(run.stdout.contains("stored, NOT COMPLETED by `data`"), "{}", run.stdout);
+    run.assert_failed(
+        1,
+        &[
+            "is stored, but writer `data` did not complete the backup",
+            "cause: `data` stopped responding",
+            "signal: 9 (SIGKILL)",
+            "state: the set can be restored; no application is held; the logs of `data` were not truncated",
+            "help:  see why with `holdfast list writers`",
+            "`--allow-incomplete data` makes of this exit 3",
+        ],
+    );
+
+    let run = killed_at_the_end(&["--json", "backup", "--allow-incomplete", "data"])?;
+    run.assert_failed(3, &["writer `data` did not complete the backup", "were not truncated"]);
+    let document = run.json()?;
+    assert_document(&document, "holdfast.backup/1", &["set", "level", "not_completed"]);
+    let not_completed = &document["not_completed"][0];
+    assert_eq!(
+        (&not_completed["writer"], &not_completed["allowed"]),
+        (&"data".into(), &true.into()),
+        "{document}"
+    );
+    assert!(not_completed["error"].as_str().is_some_and(|text| text.contains("SIGKILL")), "{document}");
+    assert_eq!(document["exceptions"], serde_json::json!([]), "nothing is missing in it");
+
+    let listed = world.json(["list", "backups"])?;
+    assert_eq!(listed["backups"].as_array().map(Vec::len), Some(2), "{listed}");
+    let set = document["set"].as_str().expect("an id");
+    world.run(["verify", set])?.success()?;
+    let target = world.root().join("restored");
+    fs::create_dir(&target).expect("a folder");
+    world.run(["restore", set, "--to", &target.to_string_lossy()])?.success()?;
+    if require_tool("restic").is_some() {
+        for (path, words) in [("set.json", "did not complete the backup"), ("events.ndjson", "writer-failed")]
+        {
+            let told = world.restic().dump("latest", &format!("/holdfast/{path}"))?;
+            assert!(String::from_utf8_lossy(&told).contains(words), "the set itself says so, in {path}");
+        }
+    }
+    assert_eq!(world.json(["backup"])?["not_completed"], serde_json::json!([]));
     Ok(())
 }
 

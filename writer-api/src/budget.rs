@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use serde::de::{Deserializer, Error as _};
+
+use crate::duration;
+
 /// No hold is ever longer, whatever anyone asks for. VSS's own freeze→thaw window.
 pub const LONGEST: Duration = Duration::from_secs(60);
 
@@ -35,6 +39,22 @@ pub fn freeze_budget(
     LONGEST.min(user.unwrap_or(LONGEST)).min(writer.unwrap_or(DEFAULT)).min(patience)
 }
 
+/// For a writer's setting `busy-timeout`, how long the application itself waits for a lock, such as `5s`:
+/// `#[serde(default, deserialize_with = "budget::busy_timeout")]` on a field `Option<Duration>`.
+///
+/// # Errors
+/// What is no time, and one that leaves nothing for a hold.
+pub fn busy_timeout<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let time = duration::optional(from)?;
+    match time.filter(|time| freeze_budget(None, None, Some(*time)).is_zero()) {
+        Some(short) => Err(D::Error::custom(format!(
+            "an application that waits only {} ms for a lock cannot be held; expected more than 50ms",
+            short.as_millis()
+        ))),
+        None => Ok(time),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +71,16 @@ mod tests {
         assert_eq!(freeze_budget(secs(3), secs(5), None), Duration::from_secs(3));
         assert_eq!(freeze_budget(None, None, None), DEFAULT);
         assert_eq!(freeze_budget(None, secs(5), Some(Duration::from_millis(40))), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_busy_timeout_that_leaves_no_hold_is_refused() {
+        let read =
+            |text: &str| busy_timeout(serde_json::Value::from(text)).map_err(|error| error.to_string());
+        assert_eq!(read("51ms"), Ok(Some(Duration::from_millis(51))));
+        for (bad, why) in [("0s", "cannot be held"), ("50ms", "only 50 ms"), ("5", "a unit")] {
+            let error = read(bad).unwrap_err();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
     }
 }

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::duration::millis;
 
 /// A chain of reasons that survives the trip between processes: outermost first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -241,6 +244,11 @@ impl WriterError {
     /// The answer of a part of the contract that the writer does not have.
     pub fn unsupported(writer: impl Into<String>, what: impl Into<String>) -> Self {
         Self::Unsupported { writer: writer.into(), what: what.into() }
+    }
+
+    /// `action`, a verb such as `freeze`, took longer than `budget`.
+    pub fn timed_out(writer: impl Into<String>, action: impl Into<String>, budget: Duration) -> Self {
+        Self::TimedOut { writer: writer.into(), action: action.into(), budget_ms: millis(budget) }
     }
 
     /// The writer's process, or its code, is gone.

@@ -10,13 +10,17 @@
 
 pub mod budget;
 pub mod document;
+pub mod duration;
 mod error;
 mod metadata;
+pub mod pattern;
 pub mod protocol;
 mod registry;
 pub mod schema;
 pub mod selection;
 pub mod state;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod writer;
 
 pub use error::{Cause, Reaction, Retry, WriterError, chain};

@@ -3,11 +3,12 @@
 //! The terms and rules are VSS's (`IVssExamineWriterMetadata`), less what only Windows has.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::WriterError;
+use crate::pattern::Pattern;
 use crate::schema::{self, DocumentError};
 
 /// The schema of [`WriterMetadata`].
@@ -56,6 +57,32 @@ pub struct WriterMetadata {
 }
 
 impl WriterMetadata {
+    /// A description with nothing in it yet: no component, no capability, no limit, restored by its own means. A writer
+    /// says what is true of its application instead: `WriterMetadata { components, ..WriterMetadata::new(TYPE, id) }`.
+    pub fn new(writer_type: &str, id: &str) -> Self {
+        Self {
+            schema: METADATA_SCHEMA.to_owned(),
+            writer_type: writer_type.to_owned(),
+            id: id.to_owned(),
+            name: id.to_owned(),
+            version: String::new(),
+            usage: Usage::Other,
+            source: DataSource::Other,
+            restore: RestorePolicy {
+                method: RestoreMethod::Custom,
+                rank: RestoreRank::Applications,
+                service: None,
+            },
+            freeze_level: FreezeLevel::default(),
+            freeze_budget_ms: None,
+            busy_timeout_ms: None,
+            backup_types: BackupTypes::default(),
+            capabilities: Capabilities::default(),
+            components: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// Reads a stored or received document and checks its rules.
     ///
     /// # Errors
@@ -293,6 +320,24 @@ pub struct Component {
 }
 
 impl Component {
+    /// A component with nothing in it yet, selectable for backup and restore, not held. What is different is said with
+    /// `..Component::new(kind, name)`.
+    pub fn new(kind: ComponentKind, name: &str) -> Self {
+        Self {
+            kind,
+            path: String::new(),
+            name: name.to_owned(),
+            caption: String::new(),
+            selectable: true,
+            selectable_for_restore: true,
+            held: false,
+            dependencies: Vec::new(),
+            files: Vec::new(),
+            exclude: Vec::new(),
+            keys: Vec::new(),
+        }
+    }
+
     /// Its name.
     pub fn reference(&self) -> ComponentRef {
         ComponentRef { path: self.path.clone(), name: self.name.clone() }
@@ -328,7 +373,7 @@ impl Component {
     }
 }
 
-fn absolute(path: &std::path::Path) -> Result<(), String> {
+fn absolute(path: &Path) -> Result<(), String> {
     use std::path::Component as Part;
     let plain = path.components().all(|part| matches!(part, Part::RootDir | Part::Normal(_)));
     if path.is_absolute() && plain && path.to_str().is_some_and(|text| !text.contains('\0')) {
@@ -377,12 +422,25 @@ pub struct FileSet {
 }
 
 impl FileSet {
+    /// The one file at `path`, which must be absolute and UTF-8, its name without `?` and `*`.
+    pub fn file(path: &Path, role: FileRole) -> Self {
+        Self {
+            path: path.parent().unwrap_or(Path::new("/")).to_owned(),
+            pattern: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            recursive: false,
+            optional: false,
+            role,
+        }
+    }
+
+    /// The folder at `path` with everything below it.
+    pub fn tree(path: &Path, role: FileRole) -> Self {
+        Self { path: path.to_owned(), pattern: "*".to_owned(), recursive: true, optional: false, role }
+    }
+
     fn check(&self) -> Result<(), String> {
         absolute(&self.path)?;
-        if self.pattern.is_empty() || self.pattern.contains(['/', '\0']) || self.pattern == ".." {
-            return Err(format!("pattern `{}` must be a file name, `?` and `*` allowed", self.pattern));
-        }
-        Ok(())
+        Pattern::new(&self.pattern).map(|_| ()).map_err(|error| error.to_string())
     }
 }
 
@@ -416,43 +474,11 @@ mod tests {
 
     fn metadata() -> WriterMetadata {
         WriterMetadata {
-            schema: METADATA_SCHEMA.into(),
-            writer_type: "files".into(),
-            id: "www".into(),
-            name: "web files".into(),
-            version: "1".into(),
-            usage: Usage::UserData,
-            source: DataSource::Other,
-            restore: RestorePolicy {
-                method: RestoreMethod::IfCanReplace,
-                rank: RestoreRank::Applications,
-                service: None,
-            },
-            freeze_level: FreezeLevel::FrontEnd,
-            freeze_budget_ms: None,
-            busy_timeout_ms: None,
-            backup_types: BackupTypes::default(),
-            capabilities: Capabilities::default(),
             components: vec![Component {
-                kind: ComponentKind::FileGroup,
-                path: String::new(),
-                name: "files".into(),
-                caption: String::new(),
-                selectable: true,
-                selectable_for_restore: false,
-                held: false,
-                dependencies: vec![],
-                files: vec![FileSet {
-                    path: "/srv/www".into(),
-                    pattern: "*".into(),
-                    recursive: true,
-                    optional: false,
-                    role: FileRole::Data,
-                }],
-                exclude: vec![],
-                keys: vec![],
+                files: vec![FileSet::tree(Path::new("/srv/www"), FileRole::Data)],
+                ..Component::new(ComponentKind::FileGroup, "files")
             }],
-            warnings: vec![],
+            ..WriterMetadata::new("files", "www")
         }
     }
 
@@ -461,6 +487,20 @@ mod tests {
         let before = metadata();
         before.check().unwrap();
         assert_eq!(WriterMetadata::parse(&schema::to_bytes(&before)).unwrap(), before);
+    }
+
+    #[test]
+    fn a_file_is_a_set_of_its_own_and_a_new_description_lacks_only_its_components() {
+        let set = FileSet::file(Path::new("/srv/www/index.html"), FileRole::Data);
+        assert_eq!(
+            (set.path.to_str(), &*set.pattern, set.recursive),
+            (Some("/srv/www"), "index.html", false)
+        );
+        set.check().unwrap();
+        let new = WriterMetadata::new("files", "www");
+        assert!(new.check().unwrap_err().to_string().contains("www"));
+        let component = Component { files: vec![set], ..Component::new(ComponentKind::FileGroup, "files") };
+        WriterMetadata { components: vec![component], ..new }.check().unwrap();
     }
 
     #[test]

@@ -40,10 +40,35 @@ impl WriterConfig {
     /// The settings as the writer's own type, which should `deny_unknown_fields`.
     ///
     /// # Errors
-    /// [`SettingsError`] with the key, where serde names one.
+    /// [`SettingsError`] with the key.
     pub fn settings<T: serde::de::DeserializeOwned>(&self) -> Result<T, SettingsError> {
-        serde_json::from_value(self.settings.clone())
-            .map_err(|error| SettingsError::from_message(&error.to_string()))
+        serde_json::from_value(self.settings.clone()).map_err(|error| {
+            let problem = error.to_string();
+            match self.culprit::<T>(&problem) {
+                Some(key) => SettingsError { key: Some(key.to_owned()), problem },
+                None => SettingsError::from_message(&problem),
+            }
+        })
+    }
+
+    /// The key that `problem` is about, which serde does not say for a wrong type: the one without which something else
+    /// happens. None if `problem` is that a key is missing.
+    fn culprit<T: serde::de::DeserializeOwned>(&self, problem: &str) -> Option<&str> {
+        let table = self.settings.as_object()?;
+        let is_missing = |key: &str, problem: &str| problem == format!("missing field `{key}`");
+        let culprit = table.keys().find(|key| {
+            let mut without = table.clone();
+            without.remove(*key);
+            match serde_json::from_value::<T>(without.into()) {
+                Ok(_) => true,
+                Err(other) => {
+                    let other = other.to_string();
+                    // Without a key that must be there, a complaint about another that is missing can change as well.
+                    other != problem && !(problem.starts_with("missing field") && is_missing(key, &other))
+                }
+            }
+        });
+        culprit.map(String::as_str)
     }
 }
 
@@ -156,16 +181,38 @@ mod tests {
     }
 
     #[test]
-    fn a_settings_error_names_its_key() {
+    fn a_settings_error_names_its_key_whatever_is_wrong_with_it() {
         #[derive(Debug, serde::Deserialize)]
         #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "only the parse is of interest")]
         struct Settings {
-            #[allow(dead_code, reason = "only the parse is of interest")]
             database: String,
+            size: u8,
+            list: Option<Vec<Inner>>,
         }
-        let config = |settings| WriterConfig { id: "ca".into(), settings };
-        let error = config(serde_json::json!({"databse": "/x"})).settings::<Settings>().unwrap_err();
-        assert_eq!(error.key.as_deref(), Some("databse"));
-        assert!(error.problem.contains("expected `database`"), "{}", error.problem);
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "only the parse is of interest")]
+        struct Inner {
+            name: String,
+        }
+        let cases = [
+            (serde_json::json!({"databse": "/x"}), "databse", "expected one of `database`"),
+            (serde_json::json!({"database": "/x", "size": 1, "lst": []}), "lst", "unknown field"),
+            (serde_json::json!({"database": 5, "size": 1}), "database", "expected a string"),
+            (serde_json::json!({"database": "/x", "size": 300}), "size", "expected u8"),
+            (serde_json::json!({"database": "/x", "size": 1, "list": "y"}), "list", "expected a sequence"),
+            (serde_json::json!({"database": "/x", "size": 1, "list": [{}]}), "list", "missing field `name`"),
+            (serde_json::json!({"database": "/x", "size": 1, "list": [{"nme": 1}]}), "list", "`nme`"),
+            (serde_json::json!({"size": 1}), "database", "missing field"),
+            (serde_json::json!({"database": "/x"}), "size", "missing field"),
+            (serde_json::json!({}), "database", "missing field"),
+        ];
+        for (settings, key, problem) in cases {
+            let config = WriterConfig { id: "ca".into(), settings };
+            let error = config.settings::<Settings>().unwrap_err();
+            assert_eq!(error.key.as_deref(), Some(key), "{config:?}: {error}");
+            assert!(error.problem.contains(problem), "{config:?}: {error}");
+        }
     }
 }

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use holdfast::config::parse_duration;
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use holdfast_writer_api::BackupType;
+use holdfast_writer_api::duration;
 
 /// Backs up what has to hold still together, and brings it back.
 #[derive(Debug, Parser)]
@@ -103,8 +103,10 @@ pub enum Command {
         #[arg(long)]
         quick: bool,
     },
-    /// Forgets sets by a policy; `prune` then frees the space
-    #[command(after_help = "Example:\n  holdfast forget --keep-last 3 --keep-daily 14 --dry-run")]
+    /// Forgets sets, by rules or by name; `prune` then frees the space
+    #[command(
+        after_help = "Example:\n  holdfast forget --keep-last 3 --keep-daily 14 --dry-run\n  holdfast forget 01a1fd2b --dry-run"
+    )]
     Forget(ForgetArgs),
     /// Frees the space of what was forgotten
     Prune {
@@ -164,7 +166,7 @@ pub struct BackupArgs {
     #[arg(long = "component", value_name = "ID/NAME")]
     pub components: Vec<String>,
     /// The longest hold, such as 800ms
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub freeze_budget: Option<Duration>,
     /// Store the set even if this writer fails (exit 3)
     #[arg(long = "allow-incomplete", value_name = "ID")]
@@ -252,7 +254,16 @@ pub struct IdentityArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("rules").multiple(true).args([
+    "keep_last", "keep_hourly", "keep_daily", "keep_weekly", "keep_monthly", "keep_yearly", "keep_tags",
+]))]
 pub struct ForgetArgs {
+    /// Forget these and no others: each a set's id, or the beginning of one
+    #[arg(value_name = "SET", conflicts_with = "rules")]
+    pub sets: Vec<String>,
+    /// Also the last set with a sealed key or a component, and one that cannot be read, so that nobody knows what it has
+    #[arg(long, requires = "sets", conflicts_with = "rules")]
+    pub even_last_copy: bool,
     /// Keep the newest N sets
     #[arg(long, value_name = "N")]
     pub keep_last: Option<u32>,

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast::failure::{Exit, Failure};
+use holdfast::session::leftovers;
+use holdfast::session::lock::SessionLock;
 use holdfast::session::{BackupOptions, Environment, Made};
-use holdfast_writer_api::ComponentRef;
-use holdfast_writer_api::document::{BackupSet, KeysState};
+use holdfast_writer_api::document::KeysState;
+use holdfast_writer_api::{ComponentRef, chain};
 use serde_json::json;
 
 use super::args::BackupArgs;
@@ -15,10 +17,14 @@ use super::output::{Output, bytes};
 use super::pause;
 
 pub async fn run(context: &Context, args: BackupArgs) -> Result<Exit, Failure> {
-    let Made { set, .. } = make(context, args).await?;
-    summary(context.output, &set);
-    context.output.document(&document(&set));
-    Ok(if set.exceptions.is_empty() { Exit::Ok } else { Exit::Incomplete })
+    let made = make(context, args).await?;
+    summary(context.output, &made);
+    context.output.document(&document(&made));
+    for writer in &made.not_completed {
+        let failure = writer.failure(made.set.set);
+        context.output.explain(&failure, &context.last_words(&failure));
+    }
+    Ok(made.exit())
 }
 
 /// Makes the set, and says nothing of it.
@@ -26,14 +32,10 @@ pub async fn make(context: &Context, args: BackupArgs) -> Result<Made, Failure> 
     let config = context.config()?;
     let writers = context.writers(&config)?;
     let options = options(args)?;
-    // A slip of the pen must not leave a new repository behind.
-    if let Some(unknown) = options.writers.iter().find(|id| !writers.iter().any(|w| w.entry.id == **id)) {
-        let ids: Vec<_> = writers.iter().map(|w| w.entry.id.as_str()).collect();
-        let what = format!("there is no writer `{unknown}`; configured are: {}", ids.join(", "));
-        return Err(Failure::refused(Exit::Usage, what));
-    }
+    // A slip of the pen is told before anything is made or asked for.
+    options.check(&writers)?;
     context.create_paths()?;
-    let repository = context.repository_or_new(&config).await?;
+    let target = context.target(&config).await?;
     let providers = context.providers()?;
     let progress = context.output.progress("storing");
     let output = context.output;
@@ -43,7 +45,7 @@ pub async fn make(context: &Context, args: BackupArgs) -> Result<Made, Failure> 
         paths: &context.paths,
         providers: &providers,
         writers: &writers,
-        repository,
+        target,
         note: &|text| output.note(text),
         progress: Some(progress.callback()),
         at: &|name| {
@@ -53,12 +55,12 @@ pub async fn make(context: &Context, args: BackupArgs) -> Result<Made, Failure> 
             pause::at(&context.paths, name);
         },
     };
-    let interrupted = "all writers are thawed; no set was made";
+    let interrupted = "no set was made";
     interruptible(holdfast::session::backup(&environment, &options), context, interrupted, &stored).await
 }
 
 /// Ctrl-C and SIGTERM give the session up: dropping it releases every hold, then what it made is removed. Once
-/// `past_recall` is set there is nothing to give up any more, and it is finished.
+/// `past_recall` is set there is nothing to give up any more, and it is finished. `state` is what a person is told besides.
 pub async fn interruptible<T>(
     work: impl Future<Output = Result<T, Failure>>,
     context: &Context,
@@ -82,14 +84,24 @@ pub async fn interruptible<T>(
         context.output.note("interrupted, but the set is stored already: finishing it");
     }
     drop(work);
-    // The holds ended with the future. The session's lock did too, so that this can take it.
-    if let Ok(_lock) = holdfast::session::lock::SessionLock::take(&context.paths.runtime, "cleaning up") {
-        let providers = context.providers()?;
-        for what in holdfast::session::leftovers::clean_own(&context.paths, &providers).await {
-            context.output.note(what);
-        }
+    let failure = Failure {
+        state: format!("no application is held; {state}"),
+        ..Failure::refused(Exit::Interrupted, "interrupted")
+    };
+    // The holds ended with the future. The session's lock did too, so that this can take it; where another session
+    // did, that one has cleaned up.
+    let Ok(_lock) = SessionLock::take(&context.paths.runtime, "cleaning up") else { return Err(failure) };
+    let left = leftovers::clean_own(&context.paths, &context.providers()?).await;
+    for what in &left.found {
+        context.output.note(what.to_string());
     }
-    Err(Failure { state: state.into(), ..Failure::refused(Exit::Interrupted, "interrupted") })
+    if left.may_be_held {
+        let what = "interrupted, and a thaw was not confirmed";
+        let state = format!("an application MAY STILL BE HELD; {state}");
+        return Err(Failure::new(Exit::ThawNotConfirmed, what, left.describe(), state)
+            .help("run `holdfast thaw --all` now, which says what to do about each"));
+    }
+    Err(failure)
 }
 
 fn options(args: BackupArgs) -> Result<BackupOptions, Failure> {
@@ -134,8 +146,14 @@ fn writer_and_component(text: &str) -> Result<(String, ComponentRef), Failure> {
 }
 
 /// The end of a backup, as a tired person wants it.
-pub fn summary(output: Output, set: &BackupSet) {
-    output.line(format!("set {} stored", set.set));
+fn summary(output: Output, made: &Made) {
+    let set = &made.set;
+    let unfinished: Vec<_> =
+        made.not_completed.iter().map(|one| format!("`{}`", one.error.writer())).collect();
+    match unfinished.is_empty() {
+        true => output.line(format!("set {} stored", set.set)),
+        false => output.line(format!("set {} stored, NOT COMPLETED by {}", set.set, unfinished.join(", "))),
+    }
     for writer in &set.writers {
         let held = writer.held_ms.map_or("not held".to_owned(), |ms| format!("held {ms:.1} ms"));
         output.line(format!("  {} ({}), {held}", writer.id, writer.writer_type));
@@ -175,7 +193,8 @@ pub fn summary(output: Output, set: &BackupSet) {
     }
 }
 
-fn document(set: &BackupSet) -> serde_json::Value {
+fn document(made: &Made) -> serde_json::Value {
+    let set = &made.set;
     let components: Vec<_> = set
         .writers
         .iter()
@@ -193,6 +212,11 @@ fn document(set: &BackupSet) -> serde_json::Value {
         })
         .collect();
     let keys: BTreeMap<_, _> = set.writers.iter().map(|writer| (&writer.id, &writer.keys)).collect();
+    let not_completed: Vec<_> = made
+        .not_completed
+        .iter()
+        .map(|one| json!({"writer": one.error.writer(), "error": chain(&one.error), "allowed": one.allowed}))
+        .collect();
     json!({
         "schema": "holdfast.backup/1",
         "set": set.set,
@@ -207,5 +231,6 @@ fn document(set: &BackupSet) -> serde_json::Value {
         "shadows": set.shadows,
         "exceptions": set.exceptions,
         "warnings": set.warnings,
+        "not_completed": not_completed,
     })
 }

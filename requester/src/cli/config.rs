@@ -59,3 +59,37 @@ async fn check(context: &Context) -> Result<(), Failure> {
     context.output.document(&json!({"schema": "holdfast.config-check/1", "writers": ids}));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_writer_api::{Registry, WriterConfig};
+
+    /// The lines of the example that are commented out because they are examples: tables and settings.
+    fn uncommented() -> String {
+        let setting = |line: &str| {
+            let example = line.strip_prefix("# ")?;
+            let key = example.split_once(" = ").map(|(key, _)| key.trim_end());
+            let is_key = key.is_some_and(|key| key.chars().all(|c| c.is_ascii_lowercase() || c == '-'));
+            (is_key || example.starts_with("[[")).then(|| example.to_owned())
+        };
+        EXAMPLE.lines().map(|line| setting(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
+    }
+
+    #[test]
+    fn every_setting_of_the_example_is_taken_once_it_is_uncommented() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("holdfast.toml");
+        std::fs::write(&path, uncommented()).unwrap();
+        let config = holdfast::config::load(&path).unwrap();
+        assert!(config.backup.freeze_budget.is_some());
+        let registry = Registry::linked().unwrap();
+        let types: Vec<_> = config.writers.iter().map(|entry| entry.writer_type.as_str()).collect();
+        assert_eq!(types, ["certificate-authority", "sqlite", "files"]);
+        for entry in config.writers {
+            let writer = WriterConfig { id: entry.id, settings: entry.settings };
+            let built = (registry.get(&entry.writer_type).unwrap().build)(writer);
+            assert!(built.is_ok(), "{:?}", built.err());
+        }
+    }
+}

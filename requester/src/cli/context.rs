@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast::config::{self, Config, check_trusted};
@@ -11,6 +11,7 @@ use holdfast::failure::{Exit, Failure, NOTHING_CHANGED};
 use holdfast::paths::Paths;
 use holdfast::provider::Providers;
 use holdfast::repository::{Options, Password, Repository, RepositoryError, S3Options, StoredSet};
+use holdfast::session::Target;
 use holdfast::writers::{self, ConfiguredWriter};
 use holdfast_writer_api::protocol::Said;
 use holdfast_writer_api::{Registry, WriterError};
@@ -37,9 +38,11 @@ pub struct Context {
 impl Context {
     pub fn new(global: Global) -> Self {
         let output = Output { json: global.json, quiet: false };
+        // What is recorded there is read by other processes, in other folders.
+        let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
         let paths = Paths {
-            state: global.state_dir.clone().unwrap_or_else(default_state),
-            runtime: global.runtime_dir.clone().unwrap_or_else(default_runtime),
+            state: absolute(global.state_dir.clone().unwrap_or_else(default_state)),
+            runtime: absolute(global.runtime_dir.clone().unwrap_or_else(default_runtime)),
         };
         Self { global, output, paths, voices: Mutex::default() }
     }
@@ -135,42 +138,45 @@ impl Context {
         Ok(opened?)
     }
 
-    /// Opens the repository, or makes it at the first backup ever: where this machine has backed up
-    /// before, a repository that is gone is an unmounted disk and not an invitation.
-    pub async fn repository_or_new(&self, config: &Config) -> Result<Repository, Failure> {
+    /// As [`repository`](Self::repository); `None` before this machine's first backup has made it.
+    pub async fn repository_if_made(&self, config: &Config) -> Result<Option<Repository>, Failure> {
+        let known = Known::at(&self.paths, &self.location(config)?);
+        match self.repository(config).await {
+            Err(failure) if failure.exit == Exit::NoRepository && !known.is_noted() => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    /// Where a backup stores. The first one ever makes its repository; where this machine has backed up before, a
+    /// repository that is gone is an unmounted disk and not an invitation.
+    pub async fn target(&self, config: &Config) -> Result<Target, Failure> {
         let (location, password) = (self.location(config)?, self.password(config).await?);
-        let known = self.paths.state.join("repositories");
-        let seen = std::fs::read_to_string(&known).unwrap_or_default();
-        let place = location.clone();
-        let opened = blocking(move || Repository::open(&place, &password, &options())).await?;
-        let repository = match opened {
-            Err(RepositoryError::NoRepository { .. }) if !seen.lines().any(|line| line == location) => {
-                let password = self.password(config).await?;
-                let place = location.clone();
-                let made = blocking(move || Repository::init(&place, &password, &options())).await??;
-                self.output.note(format!("made a new repository at {location}"));
-                made
+        let known = Known::at(&self.paths, &location);
+        let (place, word) = (location.clone(), password.clone());
+        let opened = blocking(move || Repository::open(&place, &word, &options())).await?;
+        match opened {
+            Err(RepositoryError::NoRepository { .. }) if !known.is_noted() => {
+                let output = self.output;
+                Ok(Target::New(Arc::new(move || {
+                    let repository = init_or_open(&location, &password)?;
+                    output.note(format!("made a new repository at {location}"));
+                    known.note(output);
+                    Ok(repository)
+                })))
             }
             Err(error @ RepositoryError::NoRepository { .. }) => {
                 let what = "this machine has backed up here before, and the repository is gone";
-                return Err(Failure::new(Exit::NoRepository, what, error, NOTHING_CHANGED).help(format!(
+                Err(Failure::new(Exit::NoRepository, what, error, NOTHING_CHANGED).help(format!(
                     "mount its disk; to begin a new repository there, remove its line from {}",
-                    known.display()
-                )));
+                    known.file.display()
+                )))
             }
-            other => other?,
-        };
-        if !seen.lines().any(|line| line == location) {
-            let noted = std::fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&known)
-                .and_then(|mut file| writeln!(file, "{location}").and_then(|()| file.sync_all()));
-            if let Err(error) = noted {
-                self.output.note(format!("cannot write {}: {error}", known.display()));
+            other => {
+                let repository = other?;
+                known.note(self.output);
+                Ok(Target::Open(repository))
             }
         }
-        Ok(repository)
     }
 
     async fn password(&self, config: &Config) -> Result<Password, Failure> {
@@ -190,6 +196,51 @@ impl Context {
         }
         Err(Failure::refused(Exit::Usage, "no password of the repository is given")
             .help("pass --password-file, or set `password-file` in [repository]"))
+    }
+}
+
+/// The note that this machine has backed up to a location.
+struct Known {
+    file: PathBuf,
+    location: String,
+}
+
+impl Known {
+    fn at(paths: &Paths, location: &str) -> Self {
+        Self { file: paths.state.join("repositories"), location: location.to_owned() }
+    }
+
+    fn is_noted(&self) -> bool {
+        let seen = std::fs::read_to_string(&self.file).unwrap_or_default();
+        seen.lines().any(|line| line == self.location)
+    }
+
+    fn note(&self, output: Output) {
+        if self.is_noted() {
+            return;
+        }
+        let noted = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.file)
+            .and_then(|mut file| writeln!(file, "{}", self.location).and_then(|()| file.sync_all()));
+        if let Err(error) = noted {
+            output.note(format!("cannot write {}: {error}", self.file.display()));
+        }
+    }
+}
+
+/// A new repository; if somebody else's first backup made it meanwhile, that one.
+fn init_or_open(location: &str, password: &Password) -> Result<Repository, RepositoryError> {
+    match Repository::init(location, password, &options()) {
+        Err(error @ RepositoryError::AlreadyExists { .. }) => {
+            match Repository::open(location, password, &options()) {
+                // Parts of one, of which nobody knows whose they are.
+                Err(RepositoryError::NoRepository { .. }) => Err(error),
+                opened => opened,
+            }
+        }
+        made => made,
     }
 }
 

@@ -93,6 +93,9 @@ impl Engine for CommandEngine {
         };
         let context = self.context(places);
         let made = backup::make(&context, args).await?;
+        if let Some(writer) = made.not_completed.first() {
+            return Err(writer.failure(made.set.set));
+        }
         let holds = made.holds.into_iter().filter_map(|(id, times)| {
             let hold =
                 Hold { called_ns: times.called?, taken_ns: times.taken?, released_ns: times.released? };
@@ -120,11 +123,11 @@ impl Engine for CommandEngine {
         };
         let context = self.context(places);
         match restore::make(&context, RestoreCommand { plan: None, args }).await? {
-            Some(restored) => {
+            restore::Outcome::Restored(restored) => {
                 let restore::Restored { files, bytes, keys, .. } = restored;
                 Ok(RestoreFacts { files, bytes, keys })
             }
-            None => Err(Failure::refused(Exit::Failed, "only a plan was made")),
+            restore::Outcome::Planned(_) => Err(Failure::refused(Exit::Failed, "only a plan was made")),
         }
     }
 

@@ -44,21 +44,23 @@ impl Output {
         let _ = writeln!(std::io::stderr().lock(), "{}", printable(text.as_ref()));
     }
 
-    /// A failure: what, why, what state things are in, what to do next.
+    /// A failure: what, why, what state things are in, what to do next. With `--json` it is the document.
     ///
     /// `said` are the last lines of the writer's process by which it failed.
     pub fn failure(self, failure: &Failure, said: &[String]) {
-        if self.json {
-            self.document(&serde_json::json!({
-                "schema": "holdfast.error/1",
-                "error": failure.what,
-                "causes": failure.causes(),
-                "said": said,
-                "state": failure.state,
-                "help": failure.help,
-                "exit": failure.exit as u8,
-            }));
+        #[derive(Serialize)]
+        struct Document<'f> {
+            schema: &'static str,
+            #[serde(flatten)]
+            failure: FailureFields<'f>,
+            said: &'f [String],
         }
+        self.document(&Document { schema: "holdfast.error/1", failure: failure.into(), said });
+        self.explain(failure, said);
+    }
+
+    /// The same for people alone, where another document tells it to programs.
+    pub fn explain(self, failure: &Failure, said: &[String]) {
         let mut text = format!("error: {}\n", failure.what);
         for cause in failure.causes() {
             text += &format!("cause: {cause}\n");
@@ -84,6 +86,28 @@ impl Output {
         bar.set_prefix(what);
         bar.enable_steady_tick(Duration::from_millis(120));
         ProgressLine { bar }
+    }
+}
+
+/// A failure as documents show it.
+#[derive(Serialize)]
+pub struct FailureFields<'f> {
+    error: &'f str,
+    causes: Vec<String>,
+    state: &'f str,
+    help: Option<&'f str>,
+    exit: u8,
+}
+
+impl<'f> From<&'f Failure> for FailureFields<'f> {
+    fn from(failure: &'f Failure) -> Self {
+        Self {
+            error: &failure.what,
+            causes: failure.causes(),
+            state: &failure.state,
+            help: failure.help.as_deref(),
+            exit: failure.exit as u8,
+        }
     }
 }
 

@@ -13,10 +13,12 @@ use holdfast::restore::engine::{
 use holdfast::restore::target::TargetMap;
 use holdfast::writers::ConfiguredWriter;
 use holdfast_store_keys::RecoveryIdentity;
+use serde::Serialize;
 
 use super::args::{IdentityArgs, RestoreArgs, RestoreCommand, RestorePlan as PlanCommand};
 use super::backup::{chosen, interruptible};
 use super::context::{Context, blocking, find_set, first_line};
+use super::output::FailureFields;
 use super::pause;
 
 /// What was restored, and how much of it.
@@ -27,16 +29,39 @@ pub struct Restored {
     pub keys: u64,
 }
 
+/// What came of the command.
+pub enum Outcome {
+    /// Only a plan was asked for; why the restore would be refused.
+    Planned(Option<Failure>),
+    /// It was done.
+    Restored(Restored),
+}
+
+/// A plan with what it comes to: one document, whether or not the restore would be refused.
+#[derive(Serialize)]
+struct PlanDocument<'p> {
+    #[serde(flatten)]
+    plan: &'p RestorePlan,
+    refusal: Option<FailureFields<'p>>,
+}
+
 pub async fn run(context: &Context, command: RestoreCommand) -> Result<Exit, Failure> {
-    if let Some(restored) = make(context, command).await? {
-        show_report(context, &restored.report);
-        context.output.document(&restored.report);
+    match make(context, command).await? {
+        Outcome::Planned(None) => Ok(Exit::Ok),
+        Outcome::Planned(Some(refusal)) => {
+            context.output.explain(&refusal, &context.last_words(&refusal));
+            Ok(refusal.exit)
+        }
+        Outcome::Restored(restored) => {
+            show_report(context, &restored.report);
+            context.output.document(&restored.report);
+            Ok(Exit::Ok)
+        }
     }
-    Ok(Exit::Ok)
 }
 
 /// Does it, or, for `plan`, only shows what it would do.
-pub async fn make(context: &Context, command: RestoreCommand) -> Result<Option<Restored>, Failure> {
+pub async fn make(context: &Context, command: RestoreCommand) -> Result<Outcome, Failure> {
     let (args, only_plan) = match command.plan {
         Some(PlanCommand::Plan(args)) => (args, true),
         None => (command.args, false),
@@ -56,13 +81,18 @@ pub async fn make(context: &Context, command: RestoreCommand) -> Result<Option<R
     let at = |name: &str| pause::at(&context.paths, name);
     let environment = environment(context, &writers, &note, &at, Some(progress.callback()));
     let plan = engine::plan(&environment, &repository, options).await?;
-    if only_plan || plan.refusal().is_some() {
+    let refusal = plan.refusal();
+    if only_plan || refusal.is_some() {
         drop(progress);
         show_plan(context, &plan);
-        if only_plan {
-            context.output.document(&plan);
-        }
-        return plan.refusal().map_or(Ok(None), Err);
+    }
+    if only_plan {
+        let document = PlanDocument { plan: &plan, refusal: refusal.as_ref().map(FailureFields::from) };
+        context.output.document(&document);
+        return Ok(Outcome::Planned(refusal));
+    }
+    if let Some(refusal) = refusal {
+        return Err(refusal);
     }
     let units = || plan.writers.iter().flat_map(|writer| &writer.units);
     let files = units().map(|unit| unit.entries).sum();
@@ -73,7 +103,7 @@ pub async fn make(context: &Context, command: RestoreCommand) -> Result<Option<R
     let report =
         interruptible(engine::execute(&environment, plan), context, interrupted, &AtomicBool::new(false))
             .await?;
-    Ok(Some(Restored { report, files, bytes, keys }))
+    Ok(Outcome::Restored(Restored { report, files, bytes, keys }))
 }
 
 fn environment<'e>(

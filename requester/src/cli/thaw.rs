@@ -1,11 +1,13 @@
 //! `thaw --all` and `gc`: what someone types when something is stuck.
 
 use holdfast::failure::{Exit, Failure};
-use holdfast::session::holders::{Holders, Released};
+use holdfast::session::holders::{Holder, Holders, Released};
 use holdfast::session::leftovers;
 use serde_json::json;
 
 use super::context::Context;
+
+const AS_THE_OWNER: &str = "run this as the user who makes the backups, or as root";
 
 /// Ends every recorded holder. Needs no configuration, no repository and nothing on a frozen disk.
 pub fn thaw_all(context: &Context) -> Result<(), Failure> {
@@ -13,47 +15,64 @@ pub fn thaw_all(context: &Context) -> Result<(), Failure> {
         context.trusted(&context.paths.runtime)?;
     }
     let recorded = Holders::recorded(&context.paths.runtime).map_err(|error| {
+        let file = Holders::file(&context.paths.runtime);
+        let help = if error.kind() == std::io::ErrorKind::PermissionDenied {
+            AS_THE_OWNER.to_owned()
+        } else {
+            format!(
+                "end processes named `holdfast writer serve` by hand, which makes the kernel release what they hold; \
+                 then remove {}",
+                file.display()
+            )
+        };
         let state = "nothing was released; applications may be held";
-        Failure::new(Exit::ThawNotConfirmed, "the recorded holders cannot be read", error, state).help(
-            "end processes named `holdfast writer serve` by hand; the kernel then releases what they hold",
-        )
+        let what = format!("the recorded holders in {} cannot be read", file.display());
+        Failure::new(Exit::ThawNotConfirmed, what, error, state).help(help)
     })?;
-    let outcome = recorded.map(|holders| holders.end()).unwrap_or_default();
-    let mut still_held = Vec::new();
+    let outcome = recorded.as_ref().map(Holders::end).unwrap_or_default();
     for (holder, released) in &outcome {
         let word = match released {
             Released::Released => "released",
             Released::WasNotHeld => "was not held any more",
             Released::StillHeld => "STILL HELD",
+            Released::NotPermitted => "STILL HELD, not permitted to end it",
         };
-        if *released == Released::StillHeld {
-            still_held.push(format!("`{}` (process {})", holder.writer, holder.pid));
-        }
         context.output.line(format!("{}: {word} (process {})", holder.writer, holder.pid));
     }
     if outcome.is_empty() {
         context.output.line("no holder is on record: nothing is held by Holdfast");
     }
+    if outcome.iter().any(|(_, released)| released.may_be_held()) {
+        return Err(still_held(&outcome));
+    }
+    if let Some(recorded) = recorded {
+        Holders::forget(&context.paths.runtime, recorded.set);
+    }
     let documents: Vec<_> = outcome
         .iter()
         .map(|(holder, released)| json!({"writer": holder.writer, "pid": holder.pid, "outcome": released}))
         .collect();
-    if !still_held.is_empty() {
-        let what = format!("{} could not be released", still_held.join(", "));
-        let cause = "the process was killed and waits in the kernel, most likely on a frozen or lost disk";
-        let others: Vec<_> =
-            outcome.iter().filter(|(_, released)| *released != Released::StillHeld).collect();
-        let others: Vec<_> = others.iter().map(|(holder, _)| format!("`{}`", holder.writer)).collect();
-        let state = match others.len() {
-            0 => "there was no other holder".to_owned(),
-            _ => format!("released: {}", others.join(", ")),
-        };
-        return Err(Failure::new(Exit::ThawNotConfirmed, what, cause, state)
-            .help("look at the disk it waits for (`cat /proc/PID/stack`), then run this again"));
-    }
-    Holders::forget(&context.paths.runtime);
     context.output.document(&json!({"schema": "holdfast.thaw/1", "holders": documents}));
     Ok(())
+}
+
+fn still_held(outcome: &[(Holder, Released)]) -> Failure {
+    let named = |wanted: fn(Released) -> bool| -> String {
+        let chosen = outcome.iter().filter(|(_, released)| wanted(*released));
+        let names: Vec<_> = chosen.map(|(h, _)| format!("`{}` (process {})", h.writer, h.pid)).collect();
+        names.join(", ")
+    };
+    let what = format!("{} could not be released", named(Released::may_be_held));
+    let free = named(|released| !released.may_be_held());
+    let state = if free.is_empty() { "STILL HELD".to_owned() } else { format!("STILL HELD; free: {free}") };
+    let (cause, help) = match outcome.iter().any(|(_, released)| *released == Released::NotPermitted) {
+        true => ("the process belongs to another user, and was not ended", AS_THE_OWNER),
+        false => (
+            "the process was killed and waits in the kernel, most likely on a frozen or lost disk",
+            "look at the disk it waits for (`cat /proc/PID/stack`), then run this again",
+        ),
+    };
+    Failure::new(Exit::ThawNotConfirmed, what, cause, state).help(help)
 }
 
 /// Removes what dead sessions left.
@@ -62,23 +81,23 @@ pub async fn gc(context: &Context) -> Result<(), Failure> {
     let _lock = holdfast::session::lock::SessionLock::take(&context.paths.runtime, "gc")?;
     let config = context.config_if_any()?;
     let repository = match context.location(&config) {
-        Ok(_) => Some(context.repository(&config).await?),
+        Ok(_) => context.repository_if_made(&config).await?,
         Err(_) => None,
     };
     let providers = context.providers()?;
     let left = leftovers::clean(&context.paths, &providers, repository.as_ref()).await;
-    let removed = left.found;
-    for what in &removed {
-        context.output.line(what);
+    for what in &left.found {
+        context.output.line(what.to_string());
     }
-    if removed.is_empty() {
+    if left.may_be_held {
+        let what = "an application may still be held by a dead session, so nothing else was looked at";
+        return Err(Failure::new(Exit::ThawNotConfirmed, what, left.describe(), "nothing was removed")
+            .help("run `holdfast thaw --all`, which says what to do about each"));
+    }
+    if left.found.is_empty() {
         context.output.line("nothing was left over");
     }
-    if left.still_held {
-        let what = "a holder of a dead session was killed and is still there";
-        return Err(Failure::new(Exit::ThawNotConfirmed, what, removed.join("; "), "the rest is removed")
-            .help("run `holdfast thaw --all`"));
-    }
+    let removed: Vec<_> = left.found.iter().map(ToString::to_string).collect();
     context.output.document(&json!({"schema": "holdfast.gc/1", "removed": removed}));
     Ok(())
 }

@@ -2,7 +2,6 @@
 //!
 //! Owns: the shape of `holdfast.toml`. Leaves to others: what a writer's own settings mean (the writers).
 
-mod duration;
 mod load;
 mod trust;
 
@@ -10,9 +9,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use holdfast_writer_api::duration;
 use serde::Deserialize;
 
-pub use duration::parse_duration;
 pub use load::load;
 pub use trust::{Untrusted, check_trusted};
 

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use holdfast_writer_api::duration::millis;
+
 use super::error::ProviderError;
 
 /// When work must stop. Before anything is held there is no limit.
@@ -38,10 +40,6 @@ pub(super) fn check_estimate(estimate: Duration, budget: Duration) -> Result<(),
         return Ok(());
     }
     Err(ProviderError::EstimateExceedsBudget { estimate_ms: millis(estimate), budget_ms: millis(budget) })
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

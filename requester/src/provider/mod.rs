@@ -29,7 +29,7 @@ pub use error::{NotSupported, ProviderError};
 pub use owner::Owner;
 pub use record::{RecordError, Records, SCHEMA, ShadowRecord, list, orphans};
 pub use registry::{DuplicateProvider, ProviderDescriptor, Providers};
-pub use shadow::{DeleteShadow, Mapping, Pending, ShadowCopy};
+pub use shadow::{DeleteShadow, Mapping, Origins, Pending, ShadowCopy};
 
 use crate::volume::{FileSelection, Volume};
 

@@ -1,12 +1,13 @@
 //! A finished shadow copy, and the guard that removes an unfinished one.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::ProviderError;
 use super::record::ShadowRecord;
-use crate::volume::{FileSelection, FoundFile, Root, resolve};
+use crate::volume::{FileId, FileSelection, FoundFile, Meta, Root, resolve};
 
 /// How a provider deletes what a record describes; must do nothing where nothing is left.
 pub type DeleteShadow = fn(&ShadowRecord) -> Result<(), ProviderError>;
@@ -20,6 +21,18 @@ pub struct Mapping {
     pub shadow: PathBuf,
 }
 
+/// Which file of the live volume each regular file of a copy shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    /// The copy keeps inode numbers, as a snapshot does.
+    SameInodes {
+        /// Device number of the live volume; that of the copy is another.
+        dev: u64,
+    },
+    /// The copy has files of its own: by their inode numbers, what each was read from.
+    Copied(HashMap<u64, FileId>),
+}
+
 /// A shadow copy that exists and is read-only. Dropping it keeps it: its record leads back to it.
 #[derive(Debug)]
 pub struct ShadowCopy {
@@ -27,13 +40,22 @@ pub struct ShadowCopy {
     pub record: ShadowRecord,
     /// Where things are in it, the longest match counting.
     pub mappings: Vec<Mapping>,
+    origins: Origins,
     delete: DeleteShadow,
 }
 
 impl ShadowCopy {
     /// For providers: a copy that was cut and verified.
-    pub fn new(record: ShadowRecord, mappings: Vec<Mapping>, delete: DeleteShadow) -> Self {
-        Self { record, mappings, delete }
+    pub fn new(record: ShadowRecord, mappings: Vec<Mapping>, origins: Origins, delete: DeleteShadow) -> Self {
+        Self { record, mappings, origins, delete }
+    }
+
+    /// Which file of the live volume a file of this copy shows. A file that was made in the copy is its own.
+    pub fn original(&self, in_copy: &Meta) -> FileId {
+        match &self.origins {
+            Origins::SameInodes { dev } => FileId { dev: *dev, ino: in_copy.ino },
+            Origins::Copied(by_inode) => by_inode.get(&in_copy.ino).copied().unwrap_or(in_copy.id()),
+        }
     }
 
     /// Where the copy of a path lies, whether or not there is anything. The folder of a selection may be
@@ -157,9 +179,9 @@ impl Pending {
     }
 
     /// The copy is finished.
-    pub fn keep(mut self, mappings: Vec<Mapping>) -> ShadowCopy {
+    pub fn keep(mut self, mappings: Vec<Mapping>, origins: Origins) -> ShadowCopy {
         match self.record.take() {
-            Some(record) => ShadowCopy::new(record, mappings, self.delete),
+            Some(record) => ShadowCopy::new(record, mappings, origins, self.delete),
             None => unreachable!("taken only by methods that consume the guard"),
         }
     }

@@ -110,8 +110,13 @@ impl Repository {
         });
         self.forget_index();
         let fault = match &stored {
-            // A full disk makes files fail too: it comes first.
-            Err(RepositoryError::NoSpace { .. } | RepositoryError::Unreachable { .. }) => None,
+            // A storage that fails makes files fail too: it comes first.
+            Err(
+                RepositoryError::NoSpace { .. }
+                | RepositoryError::Denied { .. }
+                | RepositoryError::NoBucket { .. }
+                | RepositoryError::Unreachable { .. },
+            ) => None,
             _ => ledger.take_error(),
         };
         let stored = match (stored, fault) {
@@ -279,13 +284,18 @@ impl Repository {
     /// stay until [`prune`](Self::prune). Nothing to take back is no error.
     ///
     /// # Errors
-    /// [`RepositoryError::Locked`] by another's exclusive lock; [`RepositoryError::Damaged`]; the storage's failures.
-    /// After an error the set may be there, whole.
+    /// [`RepositoryError::Locked`] by another's exclusive lock; [`RepositoryError::Damaged`] where a snapshot that cannot
+    /// be read may be it; the storage's failures. After an error the set may be there, whole.
     pub fn take_back(&self, set: Uuid) -> Result<(), RepositoryError> {
         let _lock = self.lock(LockKind::Shared)?;
-        let found = self.snapshots()?.into_iter().filter(|snapshot| set_tag(&snapshot.tags) == Some(set));
+        let (mut found, unreadable) = self.snapshots_and_unreadable()?;
+        found.retain(|snapshot| set_tag(&snapshot.tags) == Some(set));
+        if let (true, Some(bad)) = (found.is_empty(), unreadable.into_iter().next()) {
+            // It may be what is to be taken back.
+            return Err(bad.error);
+        }
         let (parts, whole): (Vec<_>, Vec<_>) =
-            found.partition(|snapshot| snapshot.tags.contains(TAG_PARTIAL));
+            found.into_iter().partition(|snapshot| snapshot.tags.contains(TAG_PARTIAL));
         let mut whole: Vec<_> =
             whole.into_iter().filter(|snapshot| snapshot.tags.contains(TAG_SET)).collect();
         // Older ones first: dying in between must not bring an older version back. Parts last: `gc` finds them.

@@ -25,6 +25,15 @@ pub enum RepositoryError {
         /// Where it was looked for.
         location: String,
     },
+    /// The bucket that should hold the repository does not exist. Holdfast makes repositories, not buckets.
+    #[error("there is no bucket for a repository at {location}")]
+    NoBucket {
+        /// Where it was looked for.
+        location: String,
+        /// The server's answer.
+        #[source]
+        source: io::Error,
+    },
     /// `init` found a repository, or files that belong to one.
     #[error("{location} already holds a repository or parts of one")]
     AlreadyExists {
@@ -66,6 +75,15 @@ pub enum RepositoryError {
     #[error("no space left for {path}")]
     NoSpace {
         /// What was being written.
+        path: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The storage does not let us: wrong credentials, a file of another user, a file system that is read-only.
+    #[error("the repository's storage refuses access to {path}")]
+    Denied {
+        /// The file or object.
         path: String,
         /// The system's answer.
         #[source]
@@ -231,7 +249,9 @@ impl RepositoryError {
                 what: format!("{path} is shorter than the index says"),
                 source: Some(source.into()),
             },
-            StorageErrorKind::Denied | StorageErrorKind::Other => Self::Unreachable { path, source },
+            StorageErrorKind::Denied => Self::Denied { path, source },
+            StorageErrorKind::NoBucket => Self::NoBucket { location: location.to_owned(), source },
+            StorageErrorKind::Other => Self::Unreachable { path, source },
         }
     }
 

@@ -26,6 +26,10 @@ impl Options {
     }
 }
 
+/// The environment variables in which a command is given what [`S3Options`] keeps secret. Programs that are started get
+/// their environment without them (promise P9).
+pub const SECRET_VARIABLES: [&str; 2] = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+
 /// How to sign requests to an S3 server.
 #[derive(Clone)]
 pub struct S3Options {

@@ -5,7 +5,7 @@
 //! out. Both sides write first and look then: of two that start at once, at least one sees the other.
 
 use std::{
-    fmt, io,
+    fmt,
     sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -237,14 +237,9 @@ impl Repository {
     }
 
     /// A shared lock, or none where the storage cannot be written: a restore from read-only media must work.
-    pub(super) fn lock_for_reading(&self) -> Result<Option<LockGuard>, RepositoryError> {
+    pub(crate) fn lock_for_reading(&self) -> Result<Option<LockGuard>, RepositoryError> {
         match self.lock(LockKind::Shared) {
-            Err(RepositoryError::Unreachable { source, path })
-                if matches!(
-                    source.kind(),
-                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
-                ) =>
-            {
+            Err(RepositoryError::Denied { path, .. }) => {
                 tracing::warn!(path, "the repository cannot be written: reading it without a lock");
                 Ok(None)
             }

@@ -13,6 +13,7 @@ use super::{
     Repository,
     error::{Meaning, RepositoryError},
     lock::LockKind,
+    storage::FileKind,
 };
 
 /// How many problems an error names; it counts the rest.
@@ -90,6 +91,20 @@ impl Repository {
         }
         // One by one, in this order; the library would remove them in any.
         ids.iter().try_for_each(|id| self.remove_snapshots(std::slice::from_ref(id)))
+    }
+
+    /// Removes snapshots that cannot be read, by their ids in hex. One that can be read is left alone.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Locked`]; the storage's failures.
+    pub fn remove_unreadable(&self, snapshots: &[String]) -> Result<(), RepositoryError> {
+        let _lock = self.lock(LockKind::Exclusive)?;
+        let (_, unreadable) = self.sets_and_unreadable()?;
+        for bad in unreadable.iter().filter(|bad| snapshots.contains(&bad.snapshot)) {
+            let removed = self.inner.storage.remove(FileKind::Snapshot, &bad.snapshot);
+            removed.map_err(|error| self.storage_error(error))?;
+        }
+        Ok(())
     }
 
     /// Removes snapshots that a newer one of the same set replaces; see [`super::StoredSet::superseded`]. Returns how

@@ -36,10 +36,10 @@ mod storage;
 
 pub use archive::{Document, Partial, SetIdentity, StoredPartial};
 pub use error::{Cause, FileFault, RepositoryError};
-pub use location::{Options, S3Options};
+pub use location::{Options, S3Options, SECRET_VARIABLES};
 pub use lock::{LockGuard, LockKind, LockOwner};
 pub use maintain::{CheckReport, PruneReport};
-pub use read::{NodeKind, SetReader, StoredNode, StoredSet, TreeWalk};
+pub use read::{NodeKind, SetReader, StoredNode, StoredSet, TreeWalk, UnreadableSnapshot};
 pub use restore::{LostAttribute, RestoreOptions, Restored};
 pub use source::{EntryKind, EntryMetadata, FAULTS_KEPT, Opener, Progress, ProgressFn, SourceEntry};
 pub use storage::{FileKind, LocalStorage, Storage, StorageError, StorageErrorKind};
@@ -48,6 +48,9 @@ use crypto::Cipher;
 use error::Meaning;
 use lock::Locks;
 use storage::Adapter;
+
+/// What cuts files: a polynomial of degree 53, whose coefficients are the bits.
+const POLYNOMIALS: std::ops::Range<u64> = 1 << 53..1 << 54;
 
 /// The library's repository, opened but without an index.
 type Library = rustic_core::Repository<OpenStatus>;
@@ -152,6 +155,14 @@ impl Repository {
 
     fn from_library(storage: Arc<dyn Storage>, library: &Library) -> Result<Self, RepositoryError> {
         let location = storage.location();
+        // The library takes it as it is, and would look for the end of a division for ever.
+        let polynomial = u64::from_str_radix(&library.config().chunker_polynomial, 16).unwrap_or_default();
+        if !POLYNOMIALS.contains(&polynomial) {
+            return Err(RepositoryError::damaged(
+                &location,
+                "its configuration has no polynomial to cut files by",
+            ));
+        }
         let master = library.key();
         let cipher = Cipher::new(&master)
             .ok_or_else(|| RepositoryError::damaged(&location, "the master key has a wrong length"))?;

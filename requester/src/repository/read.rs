@@ -79,6 +79,15 @@ impl StoredSet {
     }
 }
 
+/// A snapshot that does not decrypt, or is none.
+#[derive(Debug)]
+pub struct UnreadableSnapshot {
+    /// Its id, in hex.
+    pub snapshot: String,
+    /// [`RepositoryError::Damaged`], naming it.
+    pub error: RepositoryError,
+}
+
 /// One entry of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredNode {
@@ -147,21 +156,35 @@ impl BlobPlace {
 impl Repository {
     /// All snapshots; one that disappears while being listed is left out.
     pub(super) fn snapshots(&self) -> Result<Vec<SnapshotFile>, RepositoryError> {
+        let (snapshots, unreadable) = self.snapshots_and_unreadable()?;
+        unreadable.into_iter().next().map_or(Ok(snapshots), |bad| Err(bad.error))
+    }
+
+    pub(super) fn snapshots_and_unreadable(
+        &self,
+    ) -> Result<(Vec<SnapshotFile>, Vec<UnreadableSnapshot>), RepositoryError> {
         let storage = &self.inner.storage;
         let listed = storage.list(FileKind::Snapshot).map_err(|e| self.storage_error(e))?;
-        let mut snapshots = Vec::with_capacity(listed.len());
+        let (mut snapshots, mut unreadable) = (Vec::with_capacity(listed.len()), Vec::new());
         for (name, _) in listed {
             let sealed = match storage.read(FileKind::Snapshot, &name) {
                 Err(error) if error.kind == StorageErrorKind::NotFound => continue,
                 other => other.map_err(|e| self.storage_error(e))?,
             };
-            let unreadable = || self.damaged(format!("snapshot {name} cannot be read"));
-            let plain = self.inner.cipher.open_unpacked(&sealed).ok_or_else(unreadable)?;
-            let mut snapshot: SnapshotFile = serde_json::from_slice(&plain).map_err(|_| unreadable())?;
-            snapshot.id = name.parse().map_err(|_| unreadable())?;
-            snapshots.push(snapshot);
+            let plain = self.inner.cipher.open_unpacked(&sealed);
+            let parsed = plain.and_then(|plain| serde_json::from_slice::<SnapshotFile>(&plain).ok());
+            if let (Some(mut snapshot), Ok(id)) = (parsed, name.parse()) {
+                snapshot.id = id;
+                snapshots.push(snapshot);
+            } else {
+                let what = format!(
+                    "snapshot {name} cannot be read; `holdfast forget {} --even-last-copy` gives it up",
+                    name.get(..8).unwrap_or(&name)
+                );
+                unreadable.push(UnreadableSnapshot { error: self.damaged(what), snapshot: name });
+            }
         }
-        Ok(snapshots)
+        Ok((snapshots, unreadable))
     }
 
     /// The sets, oldest first; of several snapshots of one set, the newest.
@@ -169,10 +192,19 @@ impl Repository {
     /// # Errors
     /// The storage's failures; [`RepositoryError::Damaged`].
     pub fn sets(&self) -> Result<Vec<StoredSet>, RepositoryError> {
+        let (sets, unreadable) = self.sets_and_unreadable()?;
+        unreadable.into_iter().next().map_or(Ok(sets), |bad| Err(bad.error))
+    }
+
+    /// As [`Repository::sets`], and the snapshots of which nobody knows whether they are sets.
+    ///
+    /// # Errors
+    /// The storage's failures.
+    pub fn sets_and_unreadable(&self) -> Result<(Vec<StoredSet>, Vec<UnreadableSnapshot>), RepositoryError> {
         // Whoever lists anew wants to see what others stored meanwhile.
         self.forget_index();
-        let mut found: Vec<StoredSet> =
-            self.snapshots()?.iter().filter_map(StoredSet::from_snapshot).collect();
+        let (snapshots, unreadable) = self.snapshots_and_unreadable()?;
+        let mut found: Vec<StoredSet> = snapshots.iter().filter_map(StoredSet::from_snapshot).collect();
         found.sort_by(|a, b| {
             (a.time, a.set, a.revision, &a.snapshot).cmp(&(b.time, b.set, b.revision, &b.snapshot))
         });
@@ -185,16 +217,19 @@ impl Repository {
             }
             sets.push(set);
         }
-        Ok(sets)
+        Ok((sets, unreadable))
     }
 
-    /// One set.
+    /// One set, whatever has become of others.
     ///
     /// # Errors
-    /// [`RepositoryError::NoSuchSet`]; as [`Repository::sets`].
+    /// [`RepositoryError::NoSuchSet`], or [`RepositoryError::Damaged`] where a snapshot that cannot be read may be it; the
+    /// storage's failures.
     pub fn set(&self, set: Uuid) -> Result<StoredSet, RepositoryError> {
-        let found = self.sets()?.into_iter().find(|stored| stored.set == set);
-        found.ok_or(RepositoryError::NoSuchSet { set })
+        let (sets, unreadable) = self.sets_and_unreadable()?;
+        let missing =
+            || unreadable.into_iter().next().map_or(RepositoryError::NoSuchSet { set }, |bad| bad.error);
+        sets.into_iter().find(|stored| stored.set == set).ok_or_else(missing)
     }
 
     pub(super) fn index(&self) -> Result<Arc<Index>, RepositoryError> {

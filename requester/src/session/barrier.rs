@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use holdfast_writer_api::{FreezeLevel, WriterError};
+use holdfast_writer_api::{FreezeLevel, WriterError, chain};
 use uuid::Uuid;
 
 use super::events::{EventLog, What};
@@ -15,6 +15,9 @@ use super::member::Member;
 
 /// Kept free at the end of the shortest hold, for the thaw itself.
 const THAW_RESERVE: Duration = Duration::from_millis(10);
+
+/// How long the levels above wait for the thaw of those below, which is to take 100 ms at most.
+const THAW_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Why there was no cut. Everything that could be thawed is.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,19 @@ pub enum AbortCause<E: std::error::Error + 'static> {
     /// Everything went well, but not in time.
     #[error("a hold ended before its thaw, so the cut cannot be trusted")]
     Late(#[source] WriterError),
+    /// Everything went well up to the thaw, which was not confirmed.
+    #[error("a thaw was not confirmed, so the cut cannot be trusted")]
+    NotThawed(#[source] WriterError),
+}
+
+impl<E: std::error::Error + 'static> AbortCause<E> {
+    /// The writer it failed by, if it was one.
+    pub fn writer(&self) -> Option<&str> {
+        match self {
+            Self::Writer(error) | Self::Late(error) | Self::NotThawed(error) => Some(error.writer()),
+            Self::Commit(_) => None,
+        }
+    }
 }
 
 /// What the window was, in milliseconds.
@@ -73,6 +89,15 @@ where
         Err(error) => Err(AbortCause::Writer(error)),
     };
     let (thawed, failures) = thaw_all(members).await;
+    match &committed {
+        Ok(_) => {}
+        Err(AbortCause::Commit(error)) => drop(log.record(What::CommitFailed { error: chain(error) })),
+        Err(AbortCause::Writer(error) | AbortCause::Late(error) | AbortCause::NotThawed(error)) => {
+            log.record_failure(error);
+        }
+    }
+    // All of them, also those that a first failure hides from the person.
+    failures.iter().for_each(|error| log.record_failure(error));
     for member in members.iter_mut() {
         member.report(log);
         if let (true, Some(mark), Some(at_ns)) = (member.holds(), &member.mark, member.times.taken) {
@@ -84,14 +109,10 @@ where
         failures.into_iter().partition(|e| matches!(e, WriterError::StuckFrozen { .. }));
     match committed {
         Err(cause) => Err(Aborted { cause, stuck, thawed }),
-        Ok(value) => match (stuck.is_empty(), late.into_iter().next()) {
-            (true, None) => Ok((value, window(members))),
-            (true, Some(late)) => Err(Aborted { cause: AbortCause::Late(late), stuck, thawed }),
-            (false, late) => {
-                // The first stuck writer is the cause as well as being on the list.
-                let first = late.unwrap_or_else(|| stuck[0].clone());
-                Err(Aborted { cause: AbortCause::Late(first), stuck, thawed })
-            }
+        Ok(value) => match (stuck.first().cloned(), late.into_iter().next()) {
+            (None, None) => Ok((value, window(members))),
+            (Some(first), _) => Err(Aborted { cause: AbortCause::NotThawed(first), stuck, thawed }),
+            (None, Some(late)) => Err(Aborted { cause: AbortCause::Late(late), stuck, thawed }),
         },
     }
 }
@@ -124,21 +145,26 @@ async fn freeze_all(members: &mut [Member], set: Uuid) -> Result<Instant, Writer
     Ok(deadline.unwrap_or(longest).checked_sub(THAW_RESERVE).unwrap_or(longest))
 }
 
-/// Thaws in reverse order of freezing, all of a level together. Goes on whatever fails.
+/// Thaws in reverse order of freezing, all of a level together. Goes on whatever fails, and waits for nobody longer than
+/// [`THAW_PATIENCE`] before the next level is asked: one that is stuck keeps no other held.
 async fn thaw_all(members: &mut [Member]) -> (usize, Vec<WriterError>) {
-    let (mut thawed, mut failures) = (0, Vec::new());
+    let mut held: Vec<_> = members.iter_mut().filter(|member| member.state().may_be_held()).collect();
+    let asked = held.len();
+    let mut failures = Vec::new();
+    let mut thawing = FuturesUnordered::new();
     for level in FreezeLevel::ALL.into_iter().rev() {
-        let mut thawing: FuturesUnordered<_> = members
-            .iter_mut()
-            .filter(|member| member.level == level && member.state().may_be_held())
-            .map(Member::thaw)
-            .collect();
-        while let Some(result) = thawing.next().await {
-            thawed += 1;
-            failures.extend(result.err());
+        let of_level;
+        (of_level, held) = held.into_iter().partition(|member| member.level == level);
+        thawing.extend(of_level.into_iter().map(|member: &mut Member| member.thaw()));
+        let until = tokio::time::Instant::now() + THAW_PATIENCE;
+        while let Ok(Some(thawed)) = tokio::time::timeout_at(until, thawing.next()).await {
+            failures.extend(thawed.err());
         }
     }
-    (thawed, failures)
+    while let Some(thawed) = thawing.next().await {
+        failures.extend(thawed.err());
+    }
+    (asked, failures)
 }
 
 fn window(members: &[Member]) -> Window {
@@ -154,16 +180,16 @@ fn window(members: &[Member]) -> Window {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
+    use holdfast_writer_api::testing::{Fault, InMemory};
 
-    use super::super::testing::{Fault, FaultAt, Probe, member};
+    use super::super::testing::member;
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
     #[error("no cut")]
     struct NoCut;
 
-    async fn prepared(faults: &[(FreezeLevel, Fault)]) -> (Vec<Member>, Vec<Probe>) {
+    async fn prepared(faults: &[(FreezeLevel, Fault)]) -> (Vec<Member>, Vec<InMemory>) {
         let mut members = Vec::new();
         let mut probes = Vec::new();
         for (n, (level, fault)) in faults.iter().enumerate() {
@@ -183,11 +209,11 @@ mod tests {
         let quiet = [(System, Fault::None), (FrontEnd, Fault::None), (BackEnd, Fault::None)];
         let (mut members, probes) = prepared(&quiet).await;
         let mut log = EventLog::in_memory();
-        let held = || probes.iter().all(|probe| probe.held.load(Ordering::SeqCst));
+        let held = || probes.iter().all(|probe| probe.is_held());
         let (all_held, window) =
             cut(&mut members, Uuid::nil(), &mut log, async |_| Ok::<_, NoCut>(held())).await.unwrap();
         assert!(all_held);
-        assert!(probes.iter().all(|probe| !probe.held.load(Ordering::SeqCst)));
+        assert!(probes.iter().all(|probe| !probe.is_held()));
         let times: Vec<_> = members.iter().map(|m| m.times).collect();
         assert!(times[1].taken < times[2].called && times[2].taken < times[0].called, "freeze order");
         assert!(times[0].released < times[2].released && times[2].released < times[1].released);
@@ -198,11 +224,7 @@ mod tests {
     /// Method: three writers, every fault at every place, also a failing cut.
     #[tokio::test]
     async fn whatever_fails_everybody_is_thawed_and_there_is_no_cut() {
-        for fault in [
-            Fault::At(FaultAt::FreezeFails),
-            Fault::At(FaultAt::FreezeHangs),
-            Fault::At(FaultAt::FreezePanics),
-        ] {
+        for fault in [Fault::FreezeFails, Fault::FreezeHangs, Fault::FreezePanics] {
             for place in 0..3 {
                 let mut faults = [(FrontEnd, Fault::None), (FrontEnd, Fault::None), (System, Fault::None)];
                 faults[place].1 = fault;
@@ -213,7 +235,7 @@ mod tests {
                     .unwrap_err();
                 assert!(matches!(aborted.cause, AbortCause::Writer(_)), "{fault:?} at {place}: {aborted:?}");
                 assert!(aborted.stuck.is_empty());
-                assert!(probes.iter().all(|p| !p.held.load(Ordering::SeqCst)), "{fault:?} at {place}");
+                assert!(probes.iter().all(|p| !p.is_held()), "{fault:?} at {place}");
                 assert!(members.iter().all(|m| !m.state().may_be_held()), "{fault:?} at {place}");
             }
         }
@@ -223,25 +245,41 @@ mod tests {
                 .await
                 .unwrap_err();
         assert!(matches!(aborted.cause, AbortCause::Commit(_)));
-        assert!(!probes[0].held.load(Ordering::SeqCst));
+        assert!(!probes[0].is_held());
     }
 
     #[tokio::test]
     async fn a_thaw_that_is_not_confirmed_is_reported_while_the_others_are_thawed() {
-        let faults = [(FrontEnd, Fault::At(FaultAt::ThawStuck)), (FrontEnd, Fault::None)];
+        let faults = [(FrontEnd, Fault::ThawStuck), (FrontEnd, Fault::None)];
         let (mut members, probes) = prepared(&faults).await;
         let aborted =
             cut(&mut members, Uuid::nil(), &mut EventLog::in_memory(), async |_| Ok::<(), NoCut>(()))
                 .await
                 .unwrap_err();
+        assert!(matches!(aborted.cause, AbortCause::NotThawed(_)), "{aborted:?}");
         assert_eq!(aborted.stuck.len(), 1);
-        assert!(!probes[1].held.load(Ordering::SeqCst));
+        assert!(!probes[1].is_held());
         assert_eq!(members[0].state(), holdfast_writer_api::state::State::Stuck);
+    }
+
+    /// A writer that hangs in thaw is waited for by nobody else: the others' applications write on.
+    #[tokio::test]
+    async fn a_thaw_that_hangs_keeps_no_other_level_held() {
+        for slow in [System, BackEnd] {
+            let fault = |level| if level == slow { Fault::ThawSlow } else { Fault::None };
+            let (mut members, _) = prepared(&[System, BackEnd, FrontEnd].map(|l| (l, fault(l)))).await;
+            let mut log = EventLog::in_memory();
+            cut(&mut members, Uuid::nil(), &mut log, async |_| Ok::<(), NoCut>(())).await.unwrap_err();
+            let released = |level| members.iter().find(|m| m.level == level).unwrap().times.released;
+            for other in [System, BackEnd, FrontEnd].into_iter().filter(|level| *level != slow) {
+                assert!(released(other) < released(slow), "{other:?} waited for {slow:?}");
+            }
+        }
     }
 
     #[tokio::test]
     async fn a_late_thaw_is_a_failed_backup() {
-        let faults = [(FrontEnd, Fault::At(FaultAt::ThawLate)), (FrontEnd, Fault::None)];
+        let faults = [(FrontEnd, Fault::ThawLate), (FrontEnd, Fault::None)];
         let (mut members, _) = prepared(&faults).await;
         let aborted =
             cut(&mut members, Uuid::nil(), &mut EventLog::in_memory(), async |_| Ok::<(), NoCut>(()))
@@ -249,6 +287,29 @@ mod tests {
                 .unwrap_err();
         assert!(matches!(aborted.cause, AbortCause::Late(WriterError::TimedOut { .. })), "{aborted:?}");
         assert!(aborted.stuck.is_empty());
+    }
+
+    /// A person is told of the first failure and of every hold; the log tells all.
+    #[tokio::test]
+    async fn every_failure_is_on_record_also_those_after_the_first() {
+        let faults = [Fault::ThawStuck, Fault::ThawLate, Fault::ThawLate].map(|fault| (FrontEnd, fault));
+        for committed in [Ok(()), Err(NoCut)] {
+            let (mut members, _) = prepared(&faults).await;
+            let mut log = EventLog::in_memory();
+            let failing = committed.is_err();
+            cut(&mut members, Uuid::nil(), &mut log, async |_| committed).await.unwrap_err();
+            let mut failed = Vec::new();
+            for entry in log.entries() {
+                if let What::WriterFailed { writer, .. } = &entry.what {
+                    failed.push(writer.as_str());
+                }
+            }
+            failed.sort_unstable();
+            assert_eq!(failed, ["w0", "w1", "w2"], "cut failed: {failing}");
+            let cut_failed = |what: &What| matches!(what, What::CommitFailed { .. });
+            let cut_failed = log.entries().iter().filter(|entry| cut_failed(&entry.what)).count();
+            assert_eq!(cut_failed, usize::from(failing));
+        }
     }
 
     #[tokio::test]
@@ -261,8 +322,8 @@ mod tests {
         });
         let given_up = tokio::time::timeout(Duration::from_millis(50), forever).await;
         assert!(given_up.is_err());
-        assert!(probes.iter().all(|p| p.held.load(Ordering::SeqCst)), "held while it waited");
+        assert!(probes.iter().all(|p| p.is_held()), "held while it waited");
         drop(members);
-        assert!(probes.iter().all(|p| !p.held.load(Ordering::SeqCst)));
+        assert!(probes.iter().all(|p| !p.is_held()));
     }
 }

@@ -18,6 +18,29 @@ use crate::provider::{ProviderError, ShadowCopy};
 use crate::repository::{EntryKind, EntryMetadata, SourceEntry};
 use crate::volume::{FoundFile, Kind, Meta, Root, Time, VolumeError};
 
+/// Why a component cannot be stored.
+#[derive(Debug, thiserror::Error)]
+pub enum ContentsError {
+    /// A file is not what it was declared to be.
+    #[error(transparent)]
+    Files(#[from] ProviderError),
+    /// A file is a declared key, under another name.
+    #[error(
+        "{} is the same file as {}, a key of `{writer}`, which must not be stored in plain: remove that link, exclude it, or \
+         declare it as a key too",
+        path.display(),
+        key.display()
+    )]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The key, as it was declared.
+        key: PathBuf,
+        /// The writer that declares it.
+        writer: String,
+    },
+}
+
 /// What a component became: its record without level and stamp, and the entries to store.
 pub struct Contents {
     entries: BTreeMap<PathBuf, SourceEntry>,
@@ -42,12 +65,12 @@ impl Contents {
     /// Adds the files of `component` from its shadow copies, and returns what the set says of it.
     ///
     /// # Errors
-    /// A file is not what it was declared to be: a link, another type, missing.
+    /// A file is not what it was declared to be: a link, another type, missing; or it is a key (promise P9).
     pub fn add(
         &mut self,
         component: &PlannedComponent,
         shadows: &[ShadowCopy],
-    ) -> Result<ComponentRecord, ProviderError> {
+    ) -> Result<ComponentRecord, ContentsError> {
         let mut record = ComponentRecord {
             reference: component.component.reference(),
             kind: component.component.kind,
@@ -63,19 +86,26 @@ impl Contents {
             // The key itself travels sealed; a folder that holds nothing else comes back as it was.
             self.add_parents(&component.writer, &key.path);
         }
+        // Planned without any; a link may have been made since.
+        let keys = component.keys.after_the_cut(shadows)?;
         for (volume, selection) in &component.selections {
-            let (root, files) = shadows[*volume].files(selection)?;
+            let shadow = &shadows[*volume];
+            let (root, files) = shadow.files(selection)?;
             let root = Arc::new(root);
             for found in files {
                 record.files += 1;
                 if found.meta.kind == Kind::File {
                     record.bytes += found.meta.size;
+                    if let Some(key) = keys.find(shadow.original(&found.meta)) {
+                        let (key, writer) = (key.path.clone(), key.writer.clone());
+                        return Err(ContentsError::Key { path: found.path, key, writer });
+                    }
                 }
                 let is_plain_set = !selection.recursive && is_pattern(&selection.pattern);
                 if is_plain_set {
                     record.roots.push(single_root(&component.writer, &found));
                 }
-                self.store(&component.writer, &root, found)?;
+                self.store(&component.writer, &root, found).map_err(ProviderError::from)?;
             }
         }
         Ok(record)

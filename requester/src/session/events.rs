@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use holdfast_writer_api::state;
+use holdfast_writer_api::{WriterError, chain, state};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -95,12 +95,15 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// The log of one session.
+/// The log of one session. Dropped before its [`end`](Self::end), it says that the session was given up.
 #[derive(Debug)]
 pub struct EventLog {
     file: Option<File>,
     entries: Vec<Entry>,
     written: usize,
+    ended: bool,
+    /// Why lines are missing in the file.
+    lost: Option<io::Error>,
 }
 
 impl EventLog {
@@ -110,12 +113,15 @@ impl EventLog {
     /// The file cannot be made.
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        Ok(Self { file: Some(file), entries: Vec::with_capacity(256), written: 0 })
+        let mut log = Self::in_memory();
+        log.file = Some(file);
+        log.entries.reserve(256);
+        Ok(log)
     }
 
     /// A log that is only kept in memory.
     pub fn in_memory() -> Self {
-        Self { file: None, entries: Vec::new(), written: 0 }
+        Self { file: None, entries: Vec::new(), written: 0, ended: false, lost: None }
     }
 
     /// Makes room for what a session with so many writers records while it holds, so that nothing is
@@ -136,8 +142,12 @@ impl EventLog {
         self.entries.push(Entry { at_ns, what });
     }
 
-    /// Writes what was not written yet. A log that cannot be written never stops a session: what it is
-    /// for goes into the set as well.
+    /// Records that a writer failed, with the whole chain of reasons.
+    pub fn record_failure(&mut self, error: &WriterError) {
+        self.record(What::WriterFailed { writer: error.writer().to_owned(), error: chain(error) });
+    }
+
+    /// Writes what was not written yet. A log that cannot be written stops nothing; [`end`](Self::end) tells.
     pub fn flush(&mut self) {
         // Writers report their moves after the fact; a log is read from top to bottom.
         self.entries[self.written..].sort_by_key(|entry| entry.at_ns);
@@ -146,9 +156,20 @@ impl EventLog {
         if let Some(file) = &mut self.file
             && let Err(error) = file.write_all(&text).and_then(|()| file.sync_data())
         {
-            tracing::warn!(%error, "the session's event log cannot be written");
+            self.lost = Some(error);
             self.file = None;
         }
+    }
+
+    /// Writes the last line.
+    ///
+    /// # Errors
+    /// Lines are missing in the file, these or earlier ones.
+    pub fn end(&mut self, outcome: String) -> io::Result<()> {
+        self.ended = true;
+        self.record(What::SessionEnded { outcome });
+        self.flush();
+        self.lost.take().map_or(Ok(()), Err)
     }
 
     /// The whole log in order of time, for the set.
@@ -161,6 +182,15 @@ impl EventLog {
     /// All entries, as they were recorded.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+}
+
+impl Drop for EventLog {
+    fn drop(&mut self) {
+        if self.file.is_some() && !self.ended {
+            // Whoever gave up has nobody to tell that lines are missing.
+            let _ = self.end("given up".to_owned());
+        }
     }
 }
 
@@ -187,11 +217,41 @@ mod tests {
         log.record(What::Phase { name: "freeze".into() });
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
         log.flush();
-        log.record(What::SessionEnded { outcome: "ok".into() });
-        log.flush();
+        log.end("ok".into()).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let back: Vec<Entry> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(back, log.entries());
         assert!(back[0].at_ns <= back[1].at_ns);
+    }
+
+    #[test]
+    fn a_log_that_is_dropped_says_that_its_session_was_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        for ended in [true, false] {
+            let path = dir.path().join(ended.to_string());
+            let mut log = EventLog::create(&path).unwrap();
+            if ended {
+                log.end("stored".into()).unwrap();
+            }
+            drop(log);
+            let text = std::fs::read_to_string(path).unwrap();
+            assert_eq!(text.lines().count(), 1);
+            assert!(
+                text.contains(if ended { r#""outcome":"stored""# } else { r#""outcome":"given up""# }),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn lines_that_could_not_be_written_are_told_of_at_the_end() {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut log = EventLog::in_memory();
+        log.file = Some(full);
+        log.record(What::Phase { name: "freeze".into() });
+        log.flush();
+        let lost = log.end("stored".into()).unwrap_err();
+        assert_eq!(lost.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(log.document().iter().filter(|byte| **byte == b'\n').count(), 2, "the set has all of it");
     }
 }

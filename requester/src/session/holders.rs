@@ -3,9 +3,10 @@
 //! Needs no configuration, no repository and no disk but the runtime folder's, which is memory.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -48,6 +49,38 @@ pub enum Released {
     WasNotHeld,
     /// It was killed and is still there: it waits in the kernel. Its application may be held.
     StillHeld,
+    /// It belongs to another user, and we may not end it. Its application may be held.
+    NotPermitted,
+}
+
+impl Released {
+    /// Whether the application may still be held.
+    pub const fn may_be_held(self) -> bool {
+        match self {
+            Self::Released | Self::WasNotHeld => false,
+            Self::StillHeld | Self::NotPermitted => true,
+        }
+    }
+}
+
+impl Holder {
+    /// Whether the process is there, and not another one of that number.
+    fn is_there(&self) -> bool {
+        start_time(self.pid) == Some(self.started)
+    }
+
+    /// What killing it came to so far.
+    fn kill(&self) -> Released {
+        use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {
+            return Released::StillHeld;
+        };
+        let killed = [kill_process_group(pid, Signal::KILL), kill_process(pid, Signal::KILL)];
+        match killed.iter().all(|killed| *killed == Err(Errno::PERM)) {
+            true => Released::NotPermitted,
+            false => Released::StillHeld,
+        }
+    }
 }
 
 impl Holders {
@@ -60,12 +93,17 @@ impl Holders {
         Self { schema: SCHEMA.into(), set, holders }
     }
 
+    /// Where they are recorded.
+    pub fn file(runtime_dir: &Path) -> PathBuf {
+        runtime_dir.join(FILE)
+    }
+
     /// Records them, in place of those of the session before.
     ///
     /// # Errors
     /// The runtime folder cannot be written: no freeze may follow.
     pub fn record(&self, runtime_dir: &Path) -> io::Result<()> {
-        let path = runtime_dir.join(FILE);
+        let path = Self::file(runtime_dir);
         let temporary = path.with_extension("new");
         std::fs::write(&temporary, serde_json::to_vec(self)?)?;
         std::fs::rename(temporary, path)
@@ -76,7 +114,7 @@ impl Holders {
     /// # Errors
     /// The record is there and cannot be read.
     pub fn recorded(runtime_dir: &Path) -> io::Result<Option<Self>> {
-        let bytes = match std::fs::read(runtime_dir.join(FILE)) {
+        let bytes = match std::fs::read(Self::file(runtime_dir)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
@@ -84,33 +122,50 @@ impl Holders {
         holdfast_writer_api::schema::parse(&bytes, SCHEMA).map(Some).map_err(damaged)
     }
 
-    /// Removes the record: nothing is held.
-    pub fn forget(runtime_dir: &Path) {
-        let _ = std::fs::remove_file(runtime_dir.join(FILE));
+    /// Removes the record of `set`: nothing is held by its session. That of another one, which has begun meanwhile, stays.
+    pub fn forget(runtime_dir: &Path, set: Uuid) {
+        if matches!(Self::recorded(runtime_dir), Ok(Some(recorded)) if recorded.set == set) {
+            let _ = std::fs::remove_file(Self::file(runtime_dir));
+        }
     }
 
     /// Ends them all, and waits at most 1.5 s until each is gone.
     pub fn end(&self) -> Vec<(Holder, Released)> {
-        use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-        let alive = |holder: &Holder| start_time(holder.pid) == Some(holder.started);
-        let mut outcome: Vec<_> = self.holders.iter().map(|h| (h.clone(), Released::WasNotHeld)).collect();
-        for (holder, released) in outcome.iter_mut().filter(|(holder, _)| alive(holder)) {
-            *released = Released::StillHeld;
-            if let Some(pid) = i32::try_from(holder.pid).ok().and_then(Pid::from_raw) {
-                let _ = kill_process_group(pid, Signal::KILL);
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        }
+        let end = |holder: &Holder| if holder.is_there() { holder.kill() } else { Released::WasNotHeld };
+        let mut outcome: Vec<_> = self.holders.iter().map(|holder| (holder.clone(), end(holder))).collect();
         let until = Instant::now() + PATIENCE;
         loop {
             let mut waiting = false;
-            for (holder, released) in outcome.iter_mut().filter(|(_, r)| *r == Released::StillHeld) {
-                if alive(holder) { waiting = true } else { *released = Released::Released }
+            for (holder, released) in outcome.iter_mut().filter(|(_, released)| released.may_be_held()) {
+                if holder.is_there() { waiting = true } else { *released = Released::Released }
             }
             if !waiting || Instant::now() >= until {
                 return outcome;
             }
             std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// Kills holders when it is dropped, all of them before anybody waits for one: participants that are given up are dropped
+/// one after the other, and each waits for the end of its own process.
+pub(super) struct KillOnDrop(Option<Holders>);
+
+impl KillOnDrop {
+    pub fn new(holders: Holders) -> Self {
+        Self(Some(holders))
+    }
+
+    /// They were thawed, or told to.
+    pub fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        for holder in self.0.iter().flat_map(|holders| &holders.holders).filter(|holder| holder.is_there()) {
+            holder.kill();
         }
     }
 }
@@ -134,7 +189,21 @@ mod tests {
         assert!(stranger.try_wait().unwrap().is_none(), "the stranger still runs");
         stranger.kill().unwrap();
         let _ = (ours.wait(), stranger.wait());
-        Holders::forget(dir.path());
+        Holders::forget(dir.path(), Uuid::nil());
+        assert_eq!(Holders::recorded(dir.path()).unwrap(), None);
+    }
+
+    /// `thaw --all` takes no lock: a session may begin while it works on the record of a dead one.
+    #[test]
+    fn the_record_of_a_session_that_began_meanwhile_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let [dead, next] = [Uuid::now_v7(), Uuid::now_v7()];
+        let holders = |set| Holders::new(set, [("a".into(), std::process::id())]);
+        holders(dead).record(dir.path()).unwrap();
+        holders(next).record(dir.path()).unwrap();
+        Holders::forget(dir.path(), dead);
+        assert_eq!(Holders::recorded(dir.path()).unwrap(), Some(holders(next)));
+        Holders::forget(dir.path(), next);
         assert_eq!(Holders::recorded(dir.path()).unwrap(), None);
     }
 }

@@ -17,8 +17,9 @@ use uuid::Uuid;
 
 use super::events::{EventLog, What, now_ns};
 
-/// A thaw is to take 100 ms at most; one that takes this long is not confirmed.
-const THAW_LIMIT: Duration = Duration::from_secs(6);
+/// A thaw is to take 100 ms at most; one that takes this long is not confirmed. Longer than a process is given to answer and,
+/// killed, to be gone: what became of that says more.
+const THAW_LIMIT: Duration = Duration::from_secs(7);
 
 /// How long `prepare_snapshot` may take.
 pub const PREPARE_SNAPSHOT: Duration = Duration::from_secs(60);

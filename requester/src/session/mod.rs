@@ -8,6 +8,7 @@ pub mod barrier;
 mod contents;
 pub mod events;
 pub mod holders;
+mod keys;
 pub mod leftovers;
 pub mod lock;
 pub mod member;
@@ -17,7 +18,7 @@ mod said;
 mod shadows;
 mod storing;
 
-pub use backup::{BackupOptions, Environment, Made, backup};
+pub use backup::{BackupOptions, Environment, Made, NotCompleted, Target, backup};
 pub use contents::stored_path;
 
 #[cfg(test)]

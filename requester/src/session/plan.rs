@@ -10,6 +10,7 @@ use std::sync::Arc;
 use holdfast_writer_api::selection::{self, Inclusion};
 use holdfast_writer_api::{Component, ComponentKind, ComponentRef, WriterMetadata};
 
+use super::keys::DeclaredKeys;
 use crate::provider::{Provider, ShadowArea};
 use crate::volume::{Exclude, FileSelection, Pattern, Volume, VolumeError, VolumeMap};
 
@@ -42,6 +43,8 @@ pub struct PlannedComponent {
     pub held: bool,
     /// Its files, each with the index of its volume in [`CutPlan::volumes`].
     pub selections: Vec<(usize, FileSelection)>,
+    /// What none of its files may be, under whatever name.
+    pub keys: Arc<DeclaredKeys>,
 }
 
 /// A volume that takes part.
@@ -103,6 +106,11 @@ pub fn plan(
 ) -> Result<CutPlan, Refused> {
     let mut refusals = Vec::new();
     let mut components = Vec::new();
+    let keys = DeclaredKeys::look(wanted.iter().map(|writer| writer.metadata)).unwrap_or_else(|problems| {
+        refusals.extend(problems);
+        DeclaredKeys::default()
+    });
+    let keys = Arc::new(keys);
     #[expect(clippy::type_complexity, reason = "local to this function, and read top to bottom")]
     let mut volumes: BTreeMap<String, (usize, Volume, Vec<FileSelection>, Option<&str>)> = BTreeMap::new();
     for writer in wanted {
@@ -123,6 +131,7 @@ pub fn plan(
                 explicit: inclusion == Inclusion::Explicit,
                 held,
                 selections: Vec::new(),
+                keys: Arc::clone(&keys),
             };
             for files in &component.files {
                 let selection = FileSelection {
@@ -192,6 +201,7 @@ pub fn plan(
     }
     let mut by_index: Vec<_> = volumes.into_values().collect();
     by_index.sort_by_key(|(index, ..)| *index);
+    let with_keys: Vec<_> = by_index.iter().map(|(_, volume, ..)| keys.on_volume(map, &volume.id)).collect();
     let mut planned_volumes = Vec::new();
     for (_, volume, selections, wish) in by_index {
         match choose(&volume, &selections, providers, area, wish) {
@@ -215,6 +225,7 @@ pub fn plan(
         }
     }
     refusals.extend(shared_files(&components));
+    refusals.extend(keys_by_other_names(&components, &with_keys));
     if refusals.is_empty() {
         return Ok(CutPlan { components, volumes: planned_volumes });
     }
@@ -244,15 +255,15 @@ fn shared_files(components: &[PlannedComponent]) -> Vec<String> {
     for taker in components {
         let at = || format!("writer `{}`, component `{}`", taker.writer, taker.component.reference());
         for (_, selection) in &taker.selections {
+            for key in taker.keys.iter().filter(|key| covers(selection, &key.path)) {
+                shared.push(format!(
+                    "{}: takes in {}, a key of `{}`, which must not be stored in plain: exclude it",
+                    at(),
+                    key.path.display(),
+                    key.writer
+                ));
+            }
             for owner in components {
-                for key in owner.component.keys.iter().filter(|key| covers(selection, &key.path)) {
-                    shared.push(format!(
-                        "{}: takes in {}, a key of `{}`, which must not be stored in plain: exclude it",
-                        at(),
-                        key.path.display(),
-                        owner.writer
-                    ));
-                }
                 if owner.writer == taker.writer {
                     continue;
                 }
@@ -274,6 +285,27 @@ fn shared_files(components: &[PlannedComponent]) -> Vec<String> {
         }
     }
     shared
+}
+
+/// Declared keys that a component would store in plain under names that no declaration mentions (promise P9).
+/// `with_keys` says of each volume whether a key lies on it.
+fn keys_by_other_names(components: &[PlannedComponent], with_keys: &[bool]) -> Vec<String> {
+    let mut found = Vec::new();
+    for taker in components {
+        for (_, selection) in taker.selections.iter().filter(|(volume, _)| with_keys[*volume]) {
+            let keys = taker.keys.among(selection).into_iter();
+            found.extend(keys.map(|(path, key)| format!(
+                "writer `{}`, component `{}`: takes in {}, the same file as {}, a key of `{}`, which must not be stored \
+                 in plain: remove that link, exclude it, or declare it as a key too",
+                taker.writer,
+                taker.component.reference(),
+                path.display(),
+                key.path.display(),
+                key.writer
+            )));
+        }
+    }
+    found
 }
 
 /// Whether `selection` takes in `path`.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use holdfast_writer_api::document::{
     BackupSet, ComponentRecord, KeyRecord, KeysState, Level, SET_SCHEMA, ShadowRecord, WriterRecord,
 };
-use holdfast_writer_api::{BackupType, ComponentKind, KeySeal, SealedKey};
+use holdfast_writer_api::{BackupType, ComponentKind, SealedKey};
 use uuid::Uuid;
 
 use super::barrier::Window;
@@ -46,7 +46,7 @@ pub struct Facts<'f> {
 }
 
 /// How consistent a component is. Keys are proved, not cut.
-pub fn level(component: &PlannedComponent, _plan: &CutPlan) -> Option<Level> {
+pub fn level(component: &PlannedComponent) -> Option<Level> {
     match (component.component.kind, component.held) {
         (ComponentKind::Keys, _) => None,
         (ComponentKind::Database | ComponentKind::FileGroup, true) => Some(Level::Application),
@@ -151,15 +151,6 @@ fn keys(member: &Member, sealed: &[SealedKey]) -> KeysState {
         gid: key.gid,
     };
     KeysState::Sealed { keys: sealed.iter().enumerate().map(record).collect() }
-}
-
-/// Whether a key of the set could not be proved.
-pub fn unproved(set: &BackupSet) -> Vec<&KeyRecord> {
-    let keys = set.writers.iter().filter_map(|writer| match &writer.keys {
-        KeysState::Sealed { keys } => Some(keys),
-        KeysState::NoneDeclared | KeysState::Inside | KeysState::Missing { .. } => None,
-    });
-    keys.flatten().filter(|key| matches!(key.proof, KeySeal::NotProved { .. })).collect()
 }
 
 /// This machine's name.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use holdfast_writer_api::chain;
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
@@ -13,7 +14,7 @@ use super::events::now_ns;
 use super::plan::CutPlan;
 use crate::failure::Exit;
 use crate::paths::Paths;
-use crate::provider::{PreparedShadow, ProviderError, ShadowArea, ShadowCopy, ShadowRequest};
+use crate::provider::{self, PreparedShadow, ProviderError, ShadowArea, ShadowCopy, ShadowRequest};
 
 /// How long a cut that missed its deadline may take to notice, before it is left to itself. The writers
 /// are thawed at the deadline all the same.
@@ -25,7 +26,7 @@ static CUTS: AtomicUsize = AtomicUsize::new(0);
 /// How long such a cut may take to notice.
 const NOTICE: Duration = Duration::from_secs(5);
 
-/// Waits until no cut of this process is under way any more.
+/// Waits until no cut of this process is under way any more, and what nobody waits for is removed.
 pub(super) fn wait_for_cuts() {
     let until = Instant::now() + NOTICE;
     while CUTS.load(Ordering::SeqCst) > 0 && Instant::now() < until {
@@ -194,12 +195,12 @@ impl Shadows {
             let cancel = Arc::clone(&cancel);
             let under_way = UnderWay::begin();
             spawn_blocking(move || {
-                let _under_way = under_way;
                 let begun = Instant::now();
                 one.about.begun_ns = now_ns();
                 let committed = one.prepared.commit(deadline, &cancel);
                 one.about.commit_ms = begun.elapsed().as_secs_f64() * 1e3;
-                (one, committed)
+                // Counts until what was cut is taken, or, where nobody waits any more, removed.
+                (one, committed, under_way)
             })
         });
         let all = join_all(committing.collect::<Vec<_>>());
@@ -212,11 +213,11 @@ impl Shadows {
         let mut failed = None;
         for one in done {
             match one {
-                Ok((one, Ok(()))) => {
+                Ok((one, Ok(()), _)) => {
                     cuts.push(one.about.clone());
                     self.prepared.push(one);
                 }
-                Ok((one, Err(source))) => {
+                Ok((one, Err(source), _)) => {
                     let (provider, volume) = (one.about.provider.clone(), one.about.volume.clone());
                     self.prepared.push(one);
                     failed.get_or_insert(ShadowError::Provider { provider, volume, source });
@@ -262,11 +263,21 @@ impl Shadows {
 
     /// Removes every copy, finished or not. Returns what could not be removed; its record stays for `gc`.
     pub async fn remove(self) -> Vec<String> {
-        let Self { prepared, copies, .. } = self;
+        let Self { set, state, prepared, copies } = self;
         let removed = spawn_blocking(move || {
+            // One that missed its deadline is removed over there.
+            wait_for_cuts();
             let aborted = prepared.into_iter().map(|one| one.prepared.abort());
             let deleted = copies.into_iter().map(ShadowCopy::delete);
-            aborted.chain(deleted).filter_map(Result::err).map(|e| e.to_string()).collect::<Vec<_>>()
+            let failed = aborted.chain(deleted).filter_map(Result::err).map(|error| chain(&error));
+            let mut problems: Vec<_> = failed.collect();
+            let recorded = provider::list(&state).map(|listed| listed.records).unwrap_or_default();
+            let ours = recorded.iter().filter(|record| record.set == set).count();
+            // What was dropped told nobody.
+            if problems.is_empty() && ours > 0 {
+                problems.push(format!("{ours} are still on record"));
+            }
+            problems
         });
         removed.await.unwrap_or_else(|_| vec!["a provider's code ended abnormally".into()])
     }

@@ -7,6 +7,8 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use holdfast_writer_api::chain;
+
 use crate::failure::{Exit, repository_exit};
 use crate::repository::{
     Document, ProgressFn, Repository, RepositoryError, SetIdentity, SourceEntry, StoredSet,
@@ -85,7 +87,10 @@ fn work(repository: &Repository, order: Order, gate: &Gate) -> Result<StoredSet,
     let again = repository.set(identity.set);
     let read = again.and_then(|set| repository.read_document(&set, document.as_ref(), written.len() as u64));
     if gate.given_up() {
-        repository.take_back(identity.set)?;
+        // The session that could be told is gone.
+        repository.take_back(identity.set).inspect_err(|error| {
+            tracing::error!(set = %identity.set, error = chain(error), "the set of an interrupted session was NOT taken back");
+        })?;
         return Err(StoreError::GivenUp);
     }
     let wrong = match read {
@@ -132,7 +137,12 @@ impl Gate {
         state.given_up = true;
         let under_way = |state: &mut Progressed| state.committing && !state.ended;
         let waited = self.0.1.wait_timeout_while(state, COMMIT, under_way);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.committing && !state.ended {
+            tracing::error!(
+                "the repository does not answer: a set may be made after its session was interrupted"
+            );
+        }
     }
 }
 

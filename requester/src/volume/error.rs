@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::BadPattern;
 use super::meta::Kind;
 
 /// Why a path could not be taken for what it was declared to be. `Display` states this layer only.
@@ -74,12 +75,9 @@ pub enum VolumeError {
         /// Whose folder it lies in.
         folder_owner: u32,
     },
-    /// A pattern that is not a file name with `?` and `*`.
-    #[error("`{pattern}` is not a file name with `?` and `*`")]
-    BadPattern {
-        /// The pattern.
-        pattern: String,
-    },
+    /// A pattern or an exclusion that can match nothing.
+    #[error(transparent)]
+    BadPattern(#[from] BadPattern),
     /// More folders inside each other than are walked.
     #[error("{} lies more than {limit} folders deep", path.display())]
     TooDeep {

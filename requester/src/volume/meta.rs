@@ -90,6 +90,15 @@ impl From<StatxTimestamp> for Time {
     }
 }
 
+/// Which file it is, whatever it is called: all hard links of one file have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId {
+    /// Device number of the filesystem (on btrfs: of the subvolume).
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+}
+
 /// Everything `statx` says that a backup keeps or compares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
@@ -135,6 +144,11 @@ impl Meta {
     pub(crate) fn of(file: impl AsFd) -> rustix::io::Result<Self> {
         let mask = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
         rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, mask).map(|s| Self::from(&s))
+    }
+
+    /// Which file it is.
+    pub fn id(&self) -> FileId {
+        FileId { dev: self.dev, ino: self.ino }
     }
 
     /// Whether both are the same file.

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use super::beneath::Root;
 use super::error::VolumeError;
 use super::meta::{Kind, Meta};
-use super::pattern::{Exclude, Pattern};
 use super::real::{names, real_path, trusted_user};
 use super::walk::{Boundary, Visit};
+use super::{Exclude, Pattern};
 
 /// The folder in which shadow copies lie; never part of a selection.
 pub const SHADOW_FOLDER: &str = ".holdfast-shadows";
@@ -135,7 +135,7 @@ impl FileSelection {
 /// - [`VolumeError::Missing`]: a named file, unless optional.
 pub fn resolve(root: &Root, selection: &FileSelection) -> Result<Vec<FoundFile>, VolumeError> {
     let pattern = Pattern::new(&selection.pattern)?;
-    let excludes = excludes(selection)?;
+    let excludes = Exclude::all(&selection.exclude, &selection.path)?;
     let excluded = |rel: &Path| excludes.iter().any(|e| e.matches(rel));
     let mut found = Vec::new();
     let mut take = |rel: PathBuf, meta: Meta| -> Result<(), VolumeError> {
@@ -201,11 +201,6 @@ pub fn resolve(root: &Root, selection: &FileSelection) -> Result<Vec<FoundFile>,
         }
         _ => Ok(found),
     }
-}
-
-fn excludes(selection: &FileSelection) -> Result<Vec<Exclude>, VolumeError> {
-    let parsed = selection.exclude.iter().map(|e| Exclude::new(e, &selection.path));
-    parsed.filter_map(Result::transpose).collect()
 }
 
 fn must_be_file(meta: &Meta, path: PathBuf) -> Result<(), VolumeError> {

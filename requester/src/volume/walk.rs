@@ -9,10 +9,10 @@ use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{Dir, OFlags};
 use rustix::io::Errno;
 
+use super::Pattern;
 use super::beneath::{Root, open_beneath};
 use super::error::VolumeError;
 use super::meta::{Kind, Meta};
-use super::pattern::Pattern;
 
 /// Folders inside each other; each costs an open descriptor while it is walked.
 const MAX_DEPTH: usize = 200;

@@ -262,7 +262,7 @@ fn an_unprivileged_restore_fails_on_a_foreign_owner_or_says_what_it_lost() {
     });
     let (strict, lenient, path) = nobody.join().expect("no panic");
     // What is tested is the target; whether the repository can be read by others is its owner's choice.
-    if matches!(strict, Err(RepositoryError::Unreachable { .. })) {
+    if matches!(strict, Err(RepositoryError::Denied { .. })) {
         println!("the repository's files are closed to others, as they should be");
         return;
     }

@@ -4,6 +4,7 @@ use std::{
     env, fs,
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
@@ -41,7 +42,10 @@ impl Drop for Server {
 impl Server {
     fn start() -> Option<Self> {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-        let started = Command::new("moto_server")
+        // Where `make deps` puts it, else on the PATH.
+        let deps = env::var_os("HOLDFAST_DEPS").map(|deps| PathBuf::from(deps).join("moto/bin/moto_server"));
+        let program = deps.filter(|path| path.is_file()).unwrap_or_else(|| "moto_server".into());
+        let started = Command::new(program)
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -133,6 +137,19 @@ fn a_set_in_a_bucket_is_stored_restored_pruned_and_read_by_stock_restic() {
     succeeded(&server.restic("a/b", &["snapshots"]).expect("restic"));
 }
 
+/// A session gives its lock back on the thread that drives it.
+#[tokio::test]
+async fn a_lock_is_taken_and_given_back_on_a_thread_that_drives_a_runtime() {
+    let Some(server) = Server::start() else { return };
+    let bench = Bench::at(&server.location("runtime"), &options());
+    let other = Repository::open(&server.location("runtime"), &Password::new(PASSWORD), &options());
+    let other = other.expect("opened");
+    let lock = bench.repository.lock(LockKind::Exclusive).expect("taken");
+    assert_eq!(other.others_at_work().expect("listed").len(), 1);
+    drop(lock);
+    assert!(other.others_at_work().expect("listed").is_empty(), "given back");
+}
+
 #[test]
 fn killed_in_the_middle_of_a_backup_the_bucket_is_whole_and_free() {
     let Some(server) = Server::start() else { return };
@@ -167,7 +184,7 @@ fn no_bucket_no_repository_no_server_and_a_wrong_password_are_told_apart() {
     let tree = bench.folder("tree");
     let bucketless = server.location("x").replace("/bucket/", "/nobucket/");
     let refused = Repository::init(&bucketless, &Password::new(PASSWORD), &options()).map(drop);
-    assert!(refused.is_err());
+    assert!(matches!(refused, Err(RepositoryError::NoBucket { .. })), "{refused:?}");
     drop(server);
     let gone = bench
         .repository

@@ -3,11 +3,12 @@
 use std::{convert::Infallible, fmt::Write as _, time::Instant};
 
 use holdfast::session::{barrier, events::EventLog, member::Member};
+use holdfast_writer_api::chain;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 use crate::{
-    error::{BenchError, chain},
+    error::BenchError,
     no_op,
     stats::{Samples, verdict},
 };

@@ -1,6 +1,6 @@
 //! Why a measurement could not be made.
 
-use std::{error::Error, io};
+use std::io;
 
 use holdfast::repository::RepositoryError;
 use holdfast_tests::FixtureError;
@@ -63,15 +63,4 @@ impl BenchError {
         let what = what.into();
         move |source| Self::Io { what, source: source.into() }
     }
-}
-
-/// An error with all its reasons in one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(inner) = next {
-        text = format!("{text}: {inner}");
-        next = inner.source();
-    }
-    text
 }

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", error::chain(&error));
+            eprintln!("error: {}", holdfast_writer_api::chain(&error));
             ExitCode::FAILURE
         }
     }

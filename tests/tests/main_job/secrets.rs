@@ -11,6 +11,7 @@ use holdfast_tests::{
     FixtureError, Journal,
     process::{command, run},
     require::require_tool,
+    tree::contains,
 };
 use serde_json::Value;
 
@@ -19,7 +20,8 @@ use super::run::{Ground, World, assert_code, text};
 use super::{SERVICE, Tested, ready};
 
 const LIMIT: Duration = Duration::from_secs(60);
-const ANSWER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/answer_passphrase.py");
+const ANSWER: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../writers/stores/keys/tests/answer_passphrase.py");
 
 /// Both CAs backed up into one set, at rest.
 fn both() -> Result<(World, [Site; 2], holdfast_tests::volumes::LoopVolume), FixtureError> {
@@ -50,12 +52,6 @@ fn find(secrets: &[&Secret], folder: &Path) -> Vec<(String, PathBuf)> {
         }
     }
     found
-}
-
-fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
-    let (Some(first), true) = (wanted.first(), bytes.len() >= wanted.len()) else { return false };
-    let last = bytes.len() - wanted.len();
-    (0..=last).any(|at| bytes[at] == *first && bytes[at..at + wanted.len()] == *wanted)
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use holdfast_store_sqlite::{
@@ -33,14 +33,23 @@ pub(crate) struct Backup {
     database: Option<Database>,
     holder: Option<Holder>,
     taken: Option<Taken>,
-    budget_ms: u64,
+    budget: Duration,
     /// What was wrong with the hold or the watched files; told by `post_snapshot`.
     defect: Option<WriterError>,
 }
 
 impl Backup {
     pub(crate) fn new(id: String, found: Installation, components: Vec<ComponentRef>) -> Self {
-        Self { id, found, components, database: None, holder: None, taken: None, budget_ms: 0, defect: None }
+        Self {
+            id,
+            found,
+            components,
+            database: None,
+            holder: None,
+            taken: None,
+            budget: Duration::ZERO,
+            defect: None,
+        }
     }
 
     fn has(&self, name: &str) -> bool {
@@ -120,7 +129,7 @@ impl BackupParticipant for Backup {
         if self.has(DATABASE) && self.database.is_none() {
             return Err(WriterError::rejected(&self.id, "freeze was called before prepare_snapshot"));
         }
-        self.budget_ms = u64::try_from(ctx.budget.as_millis()).unwrap_or(u64::MAX);
+        self.budget = ctx.budget;
         let wanted = Wanted {
             database: self.database.take(),
             watched: self.watched(),
@@ -150,11 +159,7 @@ impl BackupParticipant for Backup {
     async fn thaw(&mut self) -> Result<Thawed, WriterError> {
         let Some(ended) = self.release().await else { return Ok(Thawed::WasNotHeld) };
         if ended.late {
-            let error = WriterError::TimedOut {
-                writer: self.id.clone(),
-                action: "thaw".into(),
-                budget_ms: self.budget_ms,
-            };
+            let error = WriterError::timed_out(&self.id, "thaw", self.budget);
             self.defect = Some(error.clone());
             return Err(error);
         }
@@ -205,11 +210,7 @@ impl Backup {
     fn not_taken(&self, error: TakeError) -> WriterError {
         match error {
             TakeError::Sqlite(SqliteError::HoldTimeout { .. } | SqliteError::GivenUp { .. }) => {
-                WriterError::TimedOut {
-                    writer: self.id.clone(),
-                    action: "freeze".into(),
-                    budget_ms: self.budget_ms,
-                }
+                WriterError::timed_out(&self.id, "freeze", self.budget)
             }
             TakeError::Sqlite(error) => sqlite(&self.id, error),
             TakeError::Walk(error) => unsearchable(&self.id, &error),

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use holdfast_store_sqlite::{DEFAULT_BUDGET, FileRole as SqliteRole, component_files};
 use holdfast_writer_api::{
-    BackupTypes, Capabilities, Component, ComponentKind, ComponentRef, DataSource, FileRole, FileSet,
-    FreezeLevel, KeyFile, METADATA_SCHEMA, RestoreMethod, RestorePolicy, RestoreRank, Usage, WriterMetadata,
+    Capabilities, Component, ComponentKind, ComponentRef, DataSource, FileRole, FileSet, FreezeLevel,
+    KeyFile, RestoreMethod, RestorePolicy, RestoreRank, Usage, WriterMetadata, duration::millis,
 };
 
 use crate::TYPE;
@@ -38,9 +38,6 @@ pub(crate) fn metadata(id: &str, settings: &Settings, found: &Installation) -> W
         Product::DjangoCa => "django-ca",
     };
     WriterMetadata {
-        schema: METADATA_SCHEMA.into(),
-        writer_type: TYPE.into(),
-        id: id.into(),
         name: settings.name.clone().unwrap_or_else(|| product.into()),
         version: env!("CARGO_PKG_VERSION").into(),
         usage: Usage::SystemService,
@@ -51,9 +48,8 @@ pub(crate) fn metadata(id: &str, settings: &Settings, found: &Installation) -> W
             service: settings.service.clone(),
         },
         freeze_level: FreezeLevel::BackEnd,
-        freeze_budget_ms: Some(u64::try_from(DEFAULT_BUDGET.as_millis()).unwrap_or(1000)),
-        busy_timeout_ms: found.busy_timeout_ms,
-        backup_types: BackupTypes::default(),
+        freeze_budget_ms: Some(millis(DEFAULT_BUDGET)),
+        busy_timeout_ms: found.busy_timeout.map(millis),
         capabilities: Capabilities {
             freeze: true,
             keys: !found.keys.is_empty(),
@@ -62,6 +58,7 @@ pub(crate) fn metadata(id: &str, settings: &Settings, found: &Installation) -> W
         },
         components: components(found, watched.is_ok()),
         warnings,
+        ..WriterMetadata::new(TYPE, id)
     }
 }
 
@@ -76,10 +73,10 @@ fn components(found: &Installation, watched: bool) -> Vec<Component> {
                     SqliteRole::Database => FileRole::Database,
                     SqliteRole::Wal | SqliteRole::Journal => FileRole::Log,
                 };
-                FileSet { optional: file.optional, ..named(&file.path, role) }
+                FileSet { optional: file.optional, ..FileSet::file(&file.path, role) }
             })
             .collect(),
-        ..component(ComponentKind::Database, DATABASE)
+        ..Component::new(ComponentKind::Database, DATABASE)
     };
     let keys = Component {
         caption: "private keys, sealed".into(),
@@ -97,7 +94,7 @@ fn components(found: &Installation, watched: bool) -> Vec<Component> {
                 },
             })
             .collect(),
-        ..component(ComponentKind::Keys, KEYS)
+        ..Component::new(ComponentKind::Keys, KEYS)
     };
     let mut components = vec![database];
     if !found.keys.is_empty() {
@@ -118,7 +115,7 @@ fn components(found: &Installation, watched: bool) -> Vec<Component> {
             held: watched,
             files: paths.iter().map(|path| file_set(path)).collect(),
             exclude: reserved.iter().filter(inside).map(|path| path.display().to_string()).collect(),
-            ..component(ComponentKind::FileGroup, name)
+            ..Component::new(ComponentKind::FileGroup, name)
         });
     }
     components
@@ -142,41 +139,9 @@ pub(crate) fn static_paths(found: &Installation, chosen: impl Fn(&str) -> bool) 
     .collect()
 }
 
-fn component(kind: ComponentKind, name: &str) -> Component {
-    Component {
-        kind,
-        path: String::new(),
-        name: name.into(),
-        caption: String::new(),
-        selectable: true,
-        selectable_for_restore: true,
-        held: false,
-        dependencies: vec![],
-        files: vec![],
-        exclude: vec![],
-        keys: vec![],
-    }
-}
-
 /// A file by name, or a folder with all that is in it.
 fn file_set(path: &Path) -> FileSet {
-    if path.is_dir() {
-        FileSet {
-            path: path.to_owned(),
-            pattern: "*".into(),
-            recursive: true,
-            optional: false,
-            role: FileRole::Data,
-        }
-    } else {
-        named(path, FileRole::Data)
-    }
-}
-
-fn named(path: &Path, role: FileRole) -> FileSet {
-    let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
-    let pattern = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    FileSet { path: folder, pattern, recursive: false, optional: false, role }
+    if path.is_dir() { FileSet::tree(path, FileRole::Data) } else { FileSet::file(path, FileRole::Data) }
 }
 
 /// Where a named file of a stored component was.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use holdfast_writer_api::{Cause, WriterError};
 use zeroize::Zeroizing;
@@ -39,7 +40,7 @@ pub(crate) struct Installation {
     pub(crate) configuration: Vec<PathBuf>,
     pub(crate) dynamic_files: Vec<PathBuf>,
     /// How long it waits for a locked database.
-    pub(crate) busy_timeout_ms: Option<u64>,
+    pub(crate) busy_timeout: Option<Duration>,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -126,7 +127,7 @@ impl Installation {
         self.certificates.extend(settings.certificate.iter().cloned());
         self.configuration.extend(settings.configuration.iter().cloned());
         self.dynamic_files.extend(settings.dynamic_files.iter().cloned());
-        self.busy_timeout_ms = settings.busy_timeout_ms.or(self.busy_timeout_ms);
+        self.busy_timeout = settings.busy_timeout.or(self.busy_timeout);
         for setting in &settings.private_keys {
             let certificate = match (&setting.certificate, setting.opaque) {
                 (_, true) => CertificateSource::None,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_writer_api::SettingsError;
+use holdfast_writer_api::{SettingsError, budget, duration};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor, value};
 
@@ -36,8 +36,9 @@ pub struct Settings {
     pub name: Option<String>,
     /// The service an administrator stops for a restore.
     pub service: Option<String>,
-    /// How long the application waits for a locked database, in milliseconds.
-    pub busy_timeout_ms: Option<u64>,
+    /// How long the application waits for a locked database, such as `5s`.
+    #[serde(deserialize_with = "budget::busy_timeout")]
+    pub busy_timeout: Option<Duration>,
 }
 
 /// A private key in the settings.
@@ -86,8 +87,9 @@ pub struct Discover {
     pub django_ca: Option<PathBuf>,
     /// The Python that runs it.
     pub python: Option<PathBuf>,
-    /// How long that may take, in seconds.
-    pub timeout_s: Option<u64>,
+    /// How long that may take, such as `60s`.
+    #[serde(deserialize_with = "duration::optional")]
+    pub timeout: Option<Duration>,
 }
 
 /// Which product is discovered, once the settings are known to make sense.
@@ -140,12 +142,6 @@ impl Settings {
             if let Some(path) = paths.iter().find(|path| Some(path.as_path()) == database) {
                 return Err(SettingsError::new(key, format!("`{}` is the database already", path.display())));
             }
-        }
-        if self.busy_timeout_ms == Some(0) {
-            return Err(SettingsError::new(
-                "busy-timeout-ms",
-                "`busy-timeout-ms` is 0: an application that does not wait for a lock cannot be held",
-            ));
         }
         Ok(())
     }
@@ -206,8 +202,8 @@ impl Discover {
         match (&self.cfssl, &self.django_ca) {
             (Some(db_config), None) => {
                 plain("cfssl", db_config)?;
-                if self.python.is_some() || self.timeout_s.is_some() {
-                    return Err(problem("python", "`python` and `timeout-s` belong to `django-ca`"));
+                if self.python.is_some() || self.timeout.is_some() {
+                    return Err(problem("python", "`python` and `timeout` belong to `django-ca`"));
                 }
                 if self.unit.as_deref().is_some_and(|unit| !unit.starts_with('/') && unit.contains('/')) {
                     return Err(problem("unit", "`unit` must be a unit's name or its absolute path"));
@@ -229,9 +225,9 @@ impl Discover {
                         "`ca`, `ca-key`, `config`, `unit` and `working-directory` belong to `cfssl`",
                     ));
                 }
-                let timeout = self.timeout_s.map_or(DEFAULT_DISCOVERY_TIMEOUT, Duration::from_secs);
+                let timeout = self.timeout.unwrap_or(DEFAULT_DISCOVERY_TIMEOUT);
                 if timeout.is_zero() || timeout > LONGEST_DISCOVERY_TIMEOUT {
-                    return Err(problem("timeout-s", "`timeout-s` must be between 1 and 600"));
+                    return Err(problem("timeout", "`timeout` must be above 0s, and at most 10m"));
                 }
                 Ok(Discovery::DjangoCa { project: project.clone(), python: self.python.clone(), timeout })
             }
@@ -323,8 +319,10 @@ mod tests {
             "private-keys": ["/srv/ca/ca-key.pem", {"path": "/srv/ca/tls.key", "certificate": "/srv/ca/tls.pem"}],
             "configuration": ["/etc/ca"],
             "dynamic-files": ["/srv/ca/crl"],
+            "busy-timeout": "5s",
         }))
         .unwrap();
+        assert_eq!(settings.busy_timeout, Some(Duration::from_secs(5)));
         assert_eq!(settings.certificate, [PathBuf::from("/srv/ca/ca.pem")]);
         assert_eq!(settings.private_keys[1].certificate.as_deref(), Some(Path::new("/srv/ca/tls.pem")));
     }
@@ -356,15 +354,24 @@ mod tests {
                 "private-keys",
                 "opaque",
             ),
-            (json!({"database": "/d", "private-keys": [{"path": "/k", "opak": true}]}), "opak", "expected"),
-            (json!({"database": "/d", "busy-timeout-ms": 0}), "busy-timeout-ms", "cannot be held"),
+            (
+                json!({"database": "/d", "private-keys": [{"path": "/k", "opak": true}]}),
+                "private-keys",
+                "`opak`, expected",
+            ),
+            (json!({"database": "/d", "busy-timeout": "0s"}), "busy-timeout", "cannot be held"),
+            (json!({"database": "/d", "busy-timeout": "5"}), "busy-timeout", "expected a number and a unit"),
+            (json!({"database": "/d", "busy-timeout": 5000}), "busy-timeout", "expected a string"),
+            (json!({"database": "/d", "busy-timeout-ms": 5000}), "busy-timeout-ms", "unknown field"),
             (json!({"discover": {}}), "discover", "name `cfssl`"),
             (json!({"discover": {"cfssl": "/a", "django-ca": "/b"}}), "cfssl", "not both"),
             (json!({"discover": {"cfssl": "/a", "python": "/b"}}), "python", "belong to `django-ca`"),
             (json!({"discover": {"django-ca": "/a", "unit": "x"}}), "unit", "belong to `cfssl`"),
-            (json!({"discover": {"django-ca": "/a", "timeout-s": 0}}), "timeout-s", "between"),
+            (json!({"discover": {"django-ca": "/a", "timeout": "0s"}}), "timeout", "above 0s"),
+            (json!({"discover": {"django-ca": "/a", "timeout": "11m"}}), "timeout", "at most 10m"),
+            (json!({"discover": {"django-ca": "/a", "timeout": 60}}), "discover", "expected a string"),
             (json!({"discover": {"cfssl": "db.json"}}), "cfssl", "absolute"),
-            (json!({"discover": {"xca": "/x"}}), "xca", "expected"),
+            (json!({"discover": {"xca": "/x"}}), "discover", "`xca`, expected"),
         ];
         for (value, key, expected) in cases {
             let error = settings(value.clone()).unwrap_err();

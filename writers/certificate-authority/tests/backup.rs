@@ -7,9 +7,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{Ca, begin, chain, cut, freeze, issue, phase, prepared, run, writer};
+use common::{Ca, begin, cut, freeze, issue, phase, prepared, run, writer};
 use holdfast_store_keys::{RecoveryIdentity, open};
-use holdfast_writer_api::{ComponentKind, KeySeal, Thawed, Writer, WriterError};
+use holdfast_writer_api::{ComponentKind, KeySeal, Thawed, Writer, WriterError, chain};
 use serde_json::json;
 
 #[tokio::test]

@@ -5,8 +5,8 @@ mod common;
 use std::fs;
 use std::path::PathBuf;
 
-use common::{Ca, chain, cut, freeze, issue, prepared, restore, run, staged};
-use holdfast_writer_api::{OnlineState, RestoreParticipant, StagedFiles, WriterError};
+use common::{Ca, cut, freeze, issue, prepared, restore, run, staged};
+use holdfast_writer_api::{OnlineState, RestoreParticipant, StagedFiles, WriterError, chain};
 
 const KEYS: [&str; 2] = ["ca-key.pem", "tls-key.pem"];
 

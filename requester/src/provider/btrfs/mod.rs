@@ -18,7 +18,7 @@ use super::budget::{Limits, check_estimate};
 use super::error::{NotSupported, ProviderError};
 use super::record::ShadowRecord;
 use super::registry::ProviderDescriptor;
-use super::shadow::{Mapping, Pending, ShadowCopy};
+use super::shadow::{Mapping, Origins, Pending, ShadowCopy};
 use super::{Atomicity, PreparedShadow, Provider, ShadowArea, ShadowRequest, area};
 use crate::volume::{FileSelection, Kind, Meta, Root, SUBVOLUME_ROOT, Volume, VolumeMap, open_beneath};
 
@@ -182,7 +182,10 @@ impl PreparedShadow for Prepared {
 
     fn finish(self: Box<Self>) -> Result<ShadowCopy, ProviderError> {
         match self.verify() {
-            Ok(()) => Ok(self.pending.keep(self.mappings)),
+            Ok(()) => {
+                let origins = Origins::SameInodes { dev: self.source.meta().dev };
+                Ok(self.pending.keep(self.mappings, origins))
+            }
             Err(error) => Err(self.pending.undo_after(error)),
         }
     }

@@ -302,7 +302,7 @@ impl<T: Transfer> PreparedShadow for Prepared<T> {
         };
         let this = *self;
         match finished {
-            Ok(()) => Ok(this.pending.keep(this.mappings)),
+            Ok(origins) => Ok(this.pending.keep(this.mappings, origins)),
             Err(error) => Err(this.pending.undo_after(error)),
         }
     }

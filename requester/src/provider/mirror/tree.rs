@@ -17,6 +17,7 @@ use crate::provider::area::make_folder;
 use crate::provider::budget::Limits;
 use crate::provider::error::ProviderError;
 use crate::provider::record::ShadowRecord;
+use crate::provider::shadow::Origins;
 use crate::volume::{FoundFile, Kind, Meta, Root, by_descriptor, open_beneath, xattrs_open};
 
 /// Files kept open between making and filling them; opening one costs about as much as cloning it. The usual
@@ -134,7 +135,7 @@ impl Tree {
     }
 
     /// Removes what was made and is no longer there, and puts owners, modes, attributes and times on.
-    pub(super) fn finish(&mut self) -> Result<(), ProviderError> {
+    pub(super) fn finish(&mut self) -> Result<Origins, ProviderError> {
         self.open.clear();
         let gone: Vec<PathBuf> =
             self.made.iter().filter(|rel| !self.filled.contains_key(*rel)).cloned().collect();
@@ -278,15 +279,18 @@ impl Tree {
             .map_err(|e| fail("set the times of", e))
     }
 
-    fn verify(&self, filled: &BTreeMap<PathBuf, Node>) -> Result<(), ProviderError> {
+    /// Looks at every file once more, and says which one it was read from.
+    fn verify(&self, filled: &BTreeMap<PathBuf, Node>) -> Result<Origins, ProviderError> {
+        let mut read_from = HashMap::new();
         for (rel, node) in filled.iter().filter(|(_, n)| n.meta.kind == Kind::File) {
             let is = self.root.stat(rel)?;
             if is.kind != Kind::File || is.size != node.meta.size {
                 let problem = format!("{} bytes were cut, and {} are there", node.meta.size, is.size);
                 return Err(ProviderError::Verification { path: self.root.path().join(rel), problem });
             }
+            read_from.insert(is.ino, node.meta.id());
         }
-        Ok(())
+        Ok(Origins::Copied(read_from))
     }
 
     fn failed(&self, action: &'static str, rel: &Path, error: impl Into<std::io::Error>) -> ProviderError {

@@ -57,6 +57,8 @@ pub enum StorageErrorKind {
     Short,
     /// Not permitted, or a read-only storage.
     Denied,
+    /// The bucket does not exist.
+    NoBucket,
     /// Anything else.
     Other,
 }

@@ -5,8 +5,9 @@
 //! [`Storage`]'s contract.
 
 use std::{
+    error::Error as _,
     fmt, io,
-    sync::{Once, OnceLock},
+    sync::{Once, OnceLock, mpsc},
     time::Duration,
 };
 
@@ -23,13 +24,13 @@ use super::{
         error::RepositoryError,
         location::{S3Options, S3Place},
     },
-    FileKind, Storage, StorageError,
+    FileKind, Storage, StorageError, StorageErrorKind,
 };
 
 /// For one request without content, and for one step of a transfer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Requests are made on threads of its own: callers come from plain threads and from `spawn_blocking`.
+/// Requests are made on threads of its own: callers may be on any.
 const THREADS: usize = 2;
 
 /// A bucket, or a prefix in it.
@@ -95,13 +96,58 @@ impl S3Storage {
         Ok(Self { operator, location: location.to_owned(), runtime })
     }
 
-    fn wait<T>(&self, path: &str, work: impl Future<Output = opendal::Result<T>>) -> Result<T, StorageError> {
-        self.runtime.block_on(work).map_err(|error| StorageError::new(path, to_io(&error)))
+    /// Makes a request and waits for its answer.
+    ///
+    /// Not by `block_on`: a session gives its lock back on a thread that drives a runtime already, and no thread can
+    /// drive two.
+    fn wait<T: Send + 'static, F>(
+        &self,
+        path: &str,
+        request: impl FnOnce(Operator, String) -> F,
+    ) -> Result<T, StorageError>
+    where
+        F: Future<Output = opendal::Result<T>> + Send + 'static,
+    {
+        let (sender, answer) = mpsc::sync_channel(1);
+        let request = request(self.operator.clone(), path.to_owned());
+        self.runtime.spawn(async move {
+            // Whoever asked waits for it below.
+            let _ = sender.send(request.await);
+        });
+        let ended = || io::Error::other("the request ended without an answer");
+        let answer = answer.recv().map_err(|_| StorageError::new(path, ended()))?;
+        answer.map_err(|error| failed(path, &error))
     }
 }
 
+fn failed(path: &str, error: &Error) -> StorageError {
+    let source = to_io(error);
+    // Told apart from an object that is missing: there is no place at all to put one.
+    if error.message().contains("NoSuchBucket") {
+        return StorageError { kind: StorageErrorKind::NoBucket, path: path.to_owned(), source };
+    }
+    StorageError::new(path, source)
+}
+
+/// What the server said and why, without the request that it answers.
+fn words(error: &Error) -> String {
+    let mut words = error.kind().to_string();
+    let mut add = |more: String| {
+        if !more.is_empty() && !words.contains(&more) {
+            words = format!("{words}: {more}");
+        }
+    };
+    add(error.message().to_owned());
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        add(error.to_string());
+        cause = error.source();
+    }
+    words
+}
+
 fn to_io(error: &Error) -> io::Error {
-    let text = error.to_string();
+    let text = words(error);
     // Servers have codes of their own for a full disk; they reach us as text only.
     let is_full =
         ["StorageFull", "QuotaExceeded", "InsufficientStorage"].iter().any(|code| text.contains(code));
@@ -154,7 +200,7 @@ impl Storage for S3Storage {
 
     fn list(&self, kind: FileKind) -> Result<Vec<(String, u64)>, StorageError> {
         if kind == FileKind::Config {
-            let stat = self.wait("config", self.operator.stat("config"));
+            let stat = self.wait("config", |bucket, path| async move { bucket.stat(&path).await });
             return match stat {
                 Ok(found) => Ok(vec![("config".to_owned(), found.content_length())]),
                 Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -162,15 +208,16 @@ impl Storage for S3Storage {
             };
         }
         let folder = folder(kind);
-        let found = self.wait(folder, async { self.operator.list_with(folder).recursive(true).await })?;
+        let found = self
+            .wait(folder, |bucket, folder| async move { bucket.list_with(&folder).recursive(true).await })?;
         let files = found.into_iter().filter(|entry| entry.metadata().mode() == EntryMode::FILE);
         let named = files.map(|entry| (entry.name().to_owned(), entry.metadata().content_length()));
         Ok(named.filter(|(name, _)| super::local::is_name(name)).collect())
     }
 
     fn read(&self, kind: FileKind, name: &str) -> Result<Bytes, StorageError> {
-        let path = path(kind, name);
-        Ok(self.wait(&path, self.operator.read(&path))?.to_bytes())
+        let content = self.wait(&path(kind, name), |bucket, path| async move { bucket.read(&path).await })?;
+        Ok(content.to_bytes())
     }
 
     fn read_range(
@@ -185,8 +232,8 @@ impl Storage for S3Storage {
             return Ok(Bytes::new());
         }
         let range = offset..offset.saturating_add(length as u64);
-        let content =
-            self.wait(&path, async { self.operator.read_with(&path).range(range).await })?.to_bytes();
+        let read = self.wait(&path, |bucket, path| async move { bucket.read_with(&path).range(range).await });
+        let content = read?.to_bytes();
         if content.len() != length {
             return Err(short(&path, length, content.len()));
         }
@@ -194,14 +241,17 @@ impl Storage for S3Storage {
     }
 
     fn write(&self, kind: FileKind, name: &str, content: &[Bytes]) -> Result<(), StorageError> {
-        let path = path(kind, name);
-        self.wait(&path, self.operator.write(&path, Buffer::from(content.to_vec()))).map(drop)
+        let content = Buffer::from(content.to_vec());
+        let written =
+            self.wait(&path(kind, name), |bucket, path| async move { bucket.write(&path, content).await });
+        written.map(drop)
     }
 
     fn remove(&self, kind: FileKind, name: &str) -> Result<(), StorageError> {
-        let path = path(kind, name);
-        // S3 answers a removal of nothing with success.
-        self.wait(&path, self.operator.stat(&path))?;
-        self.wait(&path, self.operator.delete(&path))
+        self.wait(&path(kind, name), |bucket, path| async move {
+            // S3 answers a removal of nothing with success.
+            bucket.stat(&path).await?;
+            bucket.delete(&path).await
+        })
     }
 }

@@ -446,8 +446,6 @@ async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<T, WriterError>>,
 ) -> Result<T, WriterError> {
-    tokio::time::timeout(limit, guarded(writer, action, call)).await.unwrap_or_else(|_| {
-        let budget_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        Err(WriterError::TimedOut { writer: writer.to_owned(), action: action.to_owned(), budget_ms })
-    })
+    let called = tokio::time::timeout(limit, guarded(writer, action, call)).await;
+    called.unwrap_or_else(|_| Err(WriterError::timed_out(writer, action, limit)))
 }

@@ -298,40 +298,12 @@ fn stand_in(env: &RestoreEnvironment<'_>, marker: &Marker) -> SavedRequest {
     let common = env.writer(&marker.writer).map(|writer| &writer.entry.common);
     let request = RestoreRequest {
         set: marker.set.parse().unwrap_or_default(),
-        metadata: nothing(&marker.writer),
+        // Nothing is asked of a writer that nobody describes.
+        metadata: WriterMetadata::new("", &marker.writer),
         components: Vec::new(),
         in_place: false,
     };
     SavedRequest::new(marker.restore, request, Signs::new(common, files))
-}
-
-/// The description of a writer of which nothing is asked.
-fn nothing(id: &str) -> WriterMetadata {
-    use holdfast_writer_api::{
-        BackupTypes, Capabilities, DataSource, FreezeLevel, METADATA_SCHEMA, RestoreMethod, RestorePolicy,
-        RestoreRank, Usage,
-    };
-    WriterMetadata {
-        schema: METADATA_SCHEMA.into(),
-        writer_type: String::new(),
-        id: id.to_owned(),
-        name: String::new(),
-        version: String::new(),
-        usage: Usage::Other,
-        source: DataSource::Other,
-        restore: RestorePolicy {
-            method: RestoreMethod::Custom,
-            rank: RestoreRank::Applications,
-            service: None,
-        },
-        freeze_level: FreezeLevel::FrontEnd,
-        freeze_budget_ms: None,
-        busy_timeout_ms: None,
-        backup_types: BackupTypes::default(),
-        capabilities: Capabilities::default(),
-        components: Vec::new(),
-        warnings: Vec::new(),
-    }
 }
 
 async fn roll_back(env: &RestoreEnvironment<'_>, runs: &mut [Run]) -> Result<(), Failure> {

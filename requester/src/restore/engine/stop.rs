@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::process::Command;
 
 use crate::config::WriterCommon;
+use crate::repository::SECRET_VARIABLES;
 
 /// How long one command may take: as long as systemd gives a unit by default, and some.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -51,7 +52,11 @@ async fn run(command: &[String], limit: Duration) -> Result<(), String> {
     // A file and no pipe: a daemon that the command leaves behind must not keep us waiting for its end.
     let mut said = tempfile::tempfile().map_err(|error| format!("no room for its output: {error}"))?;
     let errors = said.try_clone().map_err(|error| format!("no room for its output: {error}"))?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    for secret in SECRET_VARIABLES {
+        command.env_remove(secret);
+    }
+    let mut child = command
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -4,11 +4,11 @@
 //! Leaves to others: whether the targets are fit ([`crate::restore::plan`]), keys ([`super::keys`]).
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use holdfast_writer_api::document::StoredRoot;
+use holdfast_writer_api::pattern::{Exclude, Pattern};
 
 use super::choose::Chosen;
 use super::fault;
@@ -252,13 +252,19 @@ fn ride_along(found: &mut Units, component: &str, original: PathBuf, node: Store
 }
 
 /// Files that a pattern of the component takes in, that are there today and are not in the set: left where they are,
-/// they would mix with the restored ones.
+/// they would mix with the restored ones. What the component left out is none of them: the set does not know it.
 fn drop_strays(writer: &Chosen, map: &TargetMap, found: &mut Units) {
     for component in &writer.components {
         let patterns =
             component.files.iter().filter(|set| !set.recursive && set.pattern.contains(['*', '?']));
         for set in patterns {
             let Ok(folder) = map.target(&set.path) else { continue };
+            // Of a description that was checked when it was read.
+            let Ok(pattern) = Pattern::new(&set.pattern) else { continue };
+            let Ok(excluded) = Exclude::all(&component.exclude, &set.path) else { continue };
+            let taken_in = |name: &OsStr| {
+                pattern.matches(name) && !excluded.iter().any(|exclude| exclude.matches(Path::new(name)))
+            };
             let known: Vec<String> = found
                 .units
                 .iter()
@@ -273,7 +279,7 @@ fn drop_strays(writer: &Chosen, map: &TargetMap, found: &mut Units) {
             let strays: Vec<String> = entries
                 .filter_map(Result::ok)
                 .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()))
-                .filter(|entry| matches(set.pattern.as_bytes(), entry.file_name().as_bytes()))
+                .filter(|entry| taken_in(&entry.file_name()))
                 .filter_map(|entry| entry.file_name().into_string().ok())
                 .filter(|name| !known.contains(name))
                 .collect();
@@ -288,56 +294,6 @@ fn drop_strays(writer: &Chosen, map: &TargetMap, found: &mut Units) {
                     set.pattern
                 )),
             }
-        }
-    }
-}
-
-/// `?` is one character, `*` any number of them.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    let (mut at, mut pos, mut star) = (0, 0, None);
-    while pos < name.len() {
-        match pattern.get(at) {
-            Some(b'*') => {
-                star = Some((at, pos));
-                at += 1;
-            }
-            Some(b'?') => {
-                at += 1;
-                pos += 1;
-            }
-            Some(byte) if *byte == name[pos] => {
-                at += 1;
-                pos += 1;
-            }
-            _ => match star {
-                Some((from, taken)) => {
-                    star = Some((from, taken + 1));
-                    at = from + 1;
-                    pos = taken + 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[at..].iter().all(|byte| *byte == b'*')
-}
-
-#[cfg(test)]
-mod unit_tests {
-    use super::matches;
-
-    #[test]
-    fn patterns_match_as_file_sets_mean_them() {
-        for (pattern, name, expected) in [
-            ("*", "", true),
-            ("*.crl", "ca.crl", true),
-            ("*.crl", "ca.crl.old", false),
-            ("?a*b", "xaXbXb", true),
-            ("?", "", false),
-            ("a*b*c", "abbbc", true),
-            ("a*b*c", "abbb", false),
-        ] {
-            assert_eq!(matches(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! the policy may contain or name the secrets of its remote users (`auth_keys`).
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,7 +15,7 @@ use crate::installation::{CertificateSource, Installation, Key, Product};
 use crate::settings::CfsslHints;
 
 /// go-sqlite3's own default.
-const BUSY_TIMEOUT_MS: u64 = 5000;
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 struct DbConfig {
@@ -55,12 +56,12 @@ pub(crate) fn discover(hints: &CfsslHints) -> Result<Installation, DiscoverError
         let problem = format!("the unit starts cfssl with another `-db-config`: {}", other.display());
         return Err(DiscoverError::content(&hints.db_config, problem));
     }
-    let (database, busy_timeout_ms) = data_source(&db_config.data_source)
+    let (database, busy_timeout) = data_source(&db_config.data_source)
         .map_err(|problem| DiscoverError::content(&hints.db_config, problem))?;
     let mut found = Installation {
         product: Product::Cfssl,
         database: absolute(&base, &database),
-        busy_timeout_ms: Some(busy_timeout_ms),
+        busy_timeout: Some(busy_timeout),
         configuration: vec![hints.db_config.clone()],
         ..Installation::default()
     };
@@ -199,7 +200,7 @@ fn file_option(at: &Path, base: &Path, option: &str) -> Result<PathBuf, Discover
 }
 
 /// go-sqlite3's data source: a path or `file:` URI, options behind `?`. Its path and the busy timeout.
-fn data_source(text: &str) -> Result<(String, u64), String> {
+fn data_source(text: &str) -> Result<(String, Duration), String> {
     let (path, query) = text.split_once('?').unwrap_or((text, ""));
     let uri = path.strip_prefix("file:");
     let path = match uri {
@@ -213,8 +214,8 @@ fn data_source(text: &str) -> Result<(String, u64), String> {
         return Err(format!("data_source `{text}` is a database in memory: there is nothing to back up"));
     }
     let timeout = options.iter().find(|(name, _)| matches!(*name, "_busy_timeout" | "_timeout"));
-    let timeout = timeout.and_then(|(_, value)| value.parse().ok()).unwrap_or(BUSY_TIMEOUT_MS);
-    Ok((path, timeout))
+    let timeout = timeout.and_then(|(_, milliseconds)| milliseconds.parse().ok());
+    Ok((path, timeout.map_or(BUSY_TIMEOUT, Duration::from_millis)))
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
@@ -287,7 +288,7 @@ mod tests {
             [Key::new(path.join("ca-key.pem"), "CA key", CertificateSource::File(path.join("ca.pem")))]
         );
         assert_eq!(found.configuration, [path.join("db.json"), path.join("config.json")]);
-        assert_eq!(found.busy_timeout_ms, Some(5000));
+        assert_eq!(found.busy_timeout, Some(BUSY_TIMEOUT));
     }
 
     #[test]
@@ -364,7 +365,10 @@ mod tests {
 
     #[test]
     fn data_sources_are_read_as_go_sqlite3_reads_them() {
-        let read = |text| data_source(text).unwrap();
+        let read = |text| {
+            let (path, timeout) = data_source(text).unwrap();
+            (path, timeout.as_millis())
+        };
         assert_eq!(read("certs.db"), ("certs.db".into(), 5000));
         assert_eq!(read("/a/c.db?_busy_timeout=2000&cache=shared"), ("/a/c.db".into(), 2000));
         assert_eq!(read("file:/a%20b/c.db?_timeout=7"), ("/a b/c.db".into(), 7));

@@ -17,7 +17,7 @@ use crate::installation::{CertificateSource, Installation, Key, Passphrase, Prod
 const SCRIPT: &str = include_str!("django_ca.py");
 const MARKER: &str = "HOLDFAST-DISCOVERY ";
 /// Python's and Django's own default.
-const BUSY_TIMEOUT_MS: u64 = 5000;
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const SQLITE: &str = "django.db.backends.sqlite3";
 
 #[derive(Deserialize)]
@@ -103,7 +103,7 @@ fn installation(manage: &Path, answer: Answer) -> Result<Installation, DiscoverE
         product: Product::DjangoCa,
         database: database.name.clone(),
         known_certificates: answer.certificates.concat().into_bytes(),
-        busy_timeout_ms: Some(milliseconds(database.timeout)),
+        busy_timeout: Some(busy_timeout(database.timeout)),
         warnings: answer.warnings,
         ..Installation::default()
     };
@@ -128,11 +128,8 @@ fn installation(manage: &Path, answer: Answer) -> Result<Installation, DiscoverE
     Ok(found)
 }
 
-fn milliseconds(seconds: Option<f64>) -> u64 {
-    match seconds.map(Duration::try_from_secs_f64) {
-        Some(Ok(duration)) => u64::try_from(duration.as_millis()).unwrap_or(BUSY_TIMEOUT_MS),
-        Some(Err(_)) | None => BUSY_TIMEOUT_MS,
-    }
+fn busy_timeout(seconds: Option<f64>) -> Duration {
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(BUSY_TIMEOUT)
 }
 
 fn bytes_of_hex(text: &str) -> Option<Zeroizing<Vec<u8>>> {
@@ -206,8 +203,8 @@ END"#
         let found = ask(&path, &python).await.unwrap();
         assert_eq!(found.database, PathBuf::from("/p/db.sqlite3"));
         assert_eq!(
-            (found.busy_timeout_ms, found.known_certificates.as_slice()),
-            (Some(30_000), &b"PEM1PEM2"[..])
+            (found.busy_timeout, found.known_certificates.as_slice()),
+            (Some(Duration::from_secs(30)), &b"PEM1PEM2"[..])
         );
         assert_eq!(found.configuration, [PathBuf::from("/p/urls.py")]);
         let paths: Vec<_> = found.keys.iter().map(|key| (key.path.as_path(), key.is_opaque())).collect();

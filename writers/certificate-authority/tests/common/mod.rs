@@ -158,14 +158,3 @@ pub fn staged(ca: &Ca, at: &Path, keys: &[&str]) -> StagedFiles {
         keys: keys.iter().map(|key| (ca.file(key), at.join(key))).collect(),
     }
 }
-
-/// The whole chain of an error.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(inner) = next {
-        text = format!("{text}: {inner}");
-        next = inner.source();
-    }
-    text
-}

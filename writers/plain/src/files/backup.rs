@@ -12,7 +12,6 @@ use holdfast_writer_api::{
     PhaseContext, PostSnapshot, Prepared, SealedKey, ShadowContext, Thawed, Truncated, WriterError,
 };
 
-use super::exclude::Excluded;
 use super::keys;
 use super::lock::{LockError, LockFile, Locked};
 use super::scan::plain_keys;
@@ -59,8 +58,7 @@ impl FilesBackup {
         blocking(&self.id, move || {
             let mut warnings = Vec::new();
             for component in components {
-                let excluded = Excluded::new(&component.exclude).map_err(|why| WriterError::rejected(&id, why))?;
-                for path in plain_keys(&id, &component.files, &excluded)? {
+                for path in plain_keys(&id, &component.files, &component.exclude)? {
                     let shown = path.display();
                     if !allowed.contains(&path) {
                         let why = format!(
@@ -78,11 +76,7 @@ impl FilesBackup {
     }
 
     fn timed_out(&self, action: &str) -> WriterError {
-        WriterError::TimedOut {
-            writer: self.id.clone(),
-            action: action.into(),
-            budget_ms: u64::try_from(self.budget.as_millis()).unwrap_or(u64::MAX),
-        }
+        WriterError::timed_out(&self.id, action, self.budget)
     }
 
     fn not_taken(&self, error: NotTaken<LockError>) -> WriterError {

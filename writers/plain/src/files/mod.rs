@@ -3,7 +3,6 @@
 //! Leaves to others: the hold (`lock`, `backup`), keys (`keys`, `scan`), what comes back (`restore`).
 
 mod backup;
-mod exclude;
 mod keys;
 mod lock;
 mod restore;
@@ -14,10 +13,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use holdfast_writer_api::{
-    BackupParticipant, BackupRequest, BackupTypes, Capabilities, Component, ComponentKind, ComponentRef,
-    DataSource, FileRole, FileSet, FreezeLevel, KeyFile, METADATA_SCHEMA, RestoreMethod, RestoreParticipant,
-    RestorePolicy, RestoreRank, RestoreRequest, SettingsError, Usage, Writer, WriterConfig, WriterError,
-    WriterMetadata,
+    BackupParticipant, BackupRequest, Capabilities, Component, ComponentKind, ComponentRef, DataSource,
+    FileRole, FileSet, FreezeLevel, KeyFile, RestoreMethod, RestoreParticipant, RestorePolicy, RestoreRank,
+    RestoreRequest, SettingsError, Usage, Writer, WriterConfig, WriterError, WriterMetadata, budget,
+    duration::millis, pattern::Exclude,
 };
 use serde::Deserialize;
 
@@ -56,7 +55,8 @@ pub struct FilesSettings {
     /// cut. Without it they are cut as they are. Locks made with `fcntl` are of another kind, and not held by this.
     pub lock_file: Option<PathBuf>,
     /// How long the application itself waits for its lock before it fails, such as `5s`.
-    pub busy_timeout: Option<String>,
+    #[serde(default, deserialize_with = "budget::busy_timeout")]
+    pub busy_timeout: Option<Duration>,
     /// When it is frozen among other writers; default: `front-end`.
     pub freeze_level: Option<FreezeLevel>,
     /// The service an administrator has to stop for a restore, as he calls it.
@@ -82,7 +82,7 @@ pub struct KeySettings {
 }
 
 pub(crate) fn build(config: WriterConfig) -> Result<Box<dyn Writer>, SettingsError> {
-    let settings: FilesSettings = settings::read(&config)?;
+    let settings: FilesSettings = config.settings()?;
     let recursive = settings.recursive.unwrap_or(true);
     if settings.paths.is_empty() {
         return Err(SettingsError::new("paths", "missing or empty; expected at least one file or folder"));
@@ -119,14 +119,15 @@ pub(crate) fn build(config: WriterConfig) -> Result<Box<dyn Writer>, SettingsErr
     }
     settings.allow_plain_keys.iter().try_for_each(|path| settings::absolute("allow-plain-keys", path))?;
     settings.lock_file.as_deref().map_or(Ok(()), |path| settings::absolute("lock-file", path))?;
-    exclude::Excluded::new(&settings.exclude).map_err(|why| SettingsError::new("exclude", why))?;
+    for path in &settings.paths {
+        Exclude::all(&settings.exclude, path)
+            .map_err(|error| SettingsError::new("exclude", error.to_string()))?;
+    }
     let mut exclude = settings.exclude.clone();
     // Sealed, and nowhere else (promise P9). A key elsewhere needs no exclusion, and without any a folder is whole.
     let inside = |key: &&KeySettings| settings.paths.iter().any(|path| key.path.starts_with(path));
     exclude.extend(settings.keys.iter().filter(inside).map(|key| key.path.to_string_lossy().into_owned()));
-    let busy_timeout =
-        settings.busy_timeout.as_deref().map(|text| settings::duration("busy-timeout", text)).transpose()?;
-    Ok(Box::new(FilesWriter { id: config.id, recursive, exclude, busy_timeout, settings }))
+    Ok(Box::new(FilesWriter { id: config.id, recursive, exclude, settings }))
 }
 
 #[derive(Debug)]
@@ -135,7 +136,6 @@ struct FilesWriter {
     recursive: bool,
     /// The settings' and the keys'.
     exclude: Vec<String>,
-    busy_timeout: Option<Duration>,
     settings: FilesSettings,
 }
 
@@ -144,16 +144,9 @@ impl FilesWriter {
     fn file_set(&self, path: &Path) -> Result<FileSet, WriterError> {
         let found =
             std::fs::symlink_metadata(path).map_err(|error| io_error(&self.id, path, "find", &error))?;
-        let set = |folder: &Path, pattern: &str, recursive| FileSet {
-            path: folder.to_owned(),
-            pattern: pattern.to_owned(),
-            recursive,
-            optional: false,
-            role: FileRole::Data,
-        };
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if found.is_dir() {
-            Ok(set(path, "*", self.recursive))
+            Ok(FileSet { recursive: self.recursive, ..FileSet::tree(path, FileRole::Data) })
         } else if !found.is_file() {
             let why =
                 format!("`{}` is neither a file nor a folder; name what a link leads to", path.display());
@@ -162,30 +155,18 @@ impl FilesWriter {
             let why = format!("`{}` has `*` or `?` in its name; name its folder instead", path.display());
             Err(WriterError::rejected(&self.id, why))
         } else {
-            Ok(set(path.parent().unwrap_or(Path::new("/")), &name, false))
+            Ok(FileSet::file(path, FileRole::Data))
         }
     }
 
     fn components(&self) -> Result<Vec<Component>, WriterError> {
         let files = self.settings.paths.iter().map(|path| self.file_set(path)).collect::<Result<_, _>>()?;
-        let component = |kind, name: &str, caption: &str| Component {
-            kind,
-            path: String::new(),
-            name: name.to_owned(),
-            caption: caption.to_owned(),
-            selectable: true,
-            selectable_for_restore: true,
-            held: false,
-            dependencies: vec![],
-            files: vec![],
-            exclude: vec![],
-            keys: vec![],
-        };
         let mut components = vec![Component {
+            caption: "files and folders".to_owned(),
             held: self.settings.lock_file.is_some(),
             files,
             exclude: self.exclude.clone(),
-            ..component(ComponentKind::FileGroup, FILES, "files and folders")
+            ..Component::new(ComponentKind::FileGroup, FILES)
         }];
         if !self.settings.keys.is_empty() {
             let key = |key: &KeySettings| KeyFile {
@@ -194,8 +175,9 @@ impl FilesWriter {
                 certificate: key.certificate.clone(),
             };
             components.push(Component {
+                caption: "private keys, sealed".to_owned(),
                 keys: self.settings.keys.iter().map(key).collect(),
-                ..component(ComponentKind::Keys, KEYS, "private keys, sealed")
+                ..Component::new(ComponentKind::Keys, KEYS)
             });
         }
         Ok(components)
@@ -209,9 +191,6 @@ impl Writer for FilesWriter {
             lock::look(&self.id, path)?;
         }
         Ok(WriterMetadata {
-            schema: METADATA_SCHEMA.into(),
-            writer_type: crate::FILES.name.into(),
-            id: self.id.clone(),
             name: self.settings.name.clone().unwrap_or_else(|| self.id.clone()),
             version: env!("CARGO_PKG_VERSION").into(),
             usage: Usage::UserData,
@@ -222,9 +201,7 @@ impl Writer for FilesWriter {
                 service: self.settings.service.clone(),
             },
             freeze_level: self.settings.freeze_level.unwrap_or_default(),
-            freeze_budget_ms: None,
-            busy_timeout_ms: self.busy_timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
-            backup_types: BackupTypes::default(),
+            busy_timeout_ms: self.settings.busy_timeout.map(millis),
             capabilities: Capabilities {
                 freeze: self.settings.lock_file.is_some(),
                 keys: !self.settings.keys.is_empty(),
@@ -232,7 +209,7 @@ impl Writer for FilesWriter {
                 ..Capabilities::default()
             },
             components: self.components()?,
-            warnings: vec![],
+            ..WriterMetadata::new(crate::FILES.name, &self.id)
         })
     }
 
@@ -280,6 +257,7 @@ mod tests {
             (serde_json::json!({"paths": ["/srv", "/srv"], "recursive": false}), "paths"),
             (serde_json::json!({"paths": ["/srv"], "exclude": ["a/../b"]}), "exclude"),
             (serde_json::json!({"paths": ["/srv"], "exclude": ["/"]}), "exclude"),
+            (serde_json::json!({"paths": ["/a", "/srv"], "exclude": ["/srv"]}), "exclude"),
             (serde_json::json!({"paths": ["/srv"], "lock-file": "lock"}), "lock-file"),
             (serde_json::json!({"paths": ["/srv"], "busy-timeout": "long"}), "busy-timeout"),
             (serde_json::json!({"paths": ["/srv"], "allow-plain-keys": ["x.key"]}), "allow-plain-keys"),

@@ -47,7 +47,8 @@ impl FilesRestore {
     }
 }
 
-/// Every folder, and every file with a name of its own.
+/// Every folder, and every file with a name of its own. A folder without what lies below it comes back file by file, and
+/// may have had none.
 fn present(
     id: &str,
     component: &Component,
@@ -60,6 +61,12 @@ fn present(
             continue;
         }
         let original = if named { set.path.join(&set.pattern) } else { set.path.clone() };
+        if !named && !set.recursive && staged.locate(&original).is_none() {
+            let count = staged.roots.iter().filter(|(file, _)| file.parent() == Some(&set.path)).count();
+            let check = format!("files of {}", original.display());
+            report.findings.push(Finding { check, result: format!("{count} present"), warning: count == 0 });
+            continue;
+        }
         let Some(copy) = staged.locate(&original) else {
             return Err(WriterError::rejected(
                 id,
@@ -184,5 +191,25 @@ mod tests {
         fs::remove_file(stage.join("tls.crt")).unwrap();
         assert!(matches!(run.check(&staged).await, Err(WriterError::Rejected { .. })));
         assert!(matches!(run.check(&StagedFiles::default()).await, Err(WriterError::Rejected { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_was_taken_without_what_lies_below_comes_back_file_by_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, stage) = (folder.path().join("live"), folder.path().join("stage"));
+        fs::create_dir_all(&live).unwrap();
+        let writer = built(serde_json::json!({"paths": [live], "recursive": false})).unwrap();
+        let metadata = writer.identify().await.unwrap();
+        let components = metadata.components.iter().map(|c| c.reference()).collect();
+        let request = RestoreRequest { set: Uuid::nil(), metadata, components, in_place: true };
+        let mut run = writer.begin_restore(request).await.unwrap();
+        let one = |file: &str| (live.join(file), stage.join(file));
+        let staged = |roots| StagedFiles { roots, keys: vec![] };
+        for (roots, result, warning) in
+            [(vec![one("a"), one("b")], "2 present", false), (vec![], "0 present", true)]
+        {
+            let report = run.check(&staged(roots)).await.unwrap();
+            assert_eq!((&*report.findings[0].result, report.findings[0].warning), (result, warning));
+        }
     }
 }

@@ -10,11 +10,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use holdfast_store_keys::contains_private_key;
+use holdfast_writer_api::pattern::Exclude;
 use holdfast_writer_api::{FileSet, WriterError};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat2, statat};
 use rustix::io::Errno;
 
-use super::exclude::Excluded;
 use crate::io_error;
 
 /// Larger files are not looked into: no key file is that long.
@@ -29,10 +29,12 @@ const HEAD: usize = 64 * 1024;
 pub(super) fn plain_keys(
     writer: &str,
     sets: &[FileSet],
-    excluded: &Excluded,
+    exclude: &[String],
 ) -> Result<Vec<PathBuf>, WriterError> {
-    let mut search = Search { writer, excluded, found: Vec::new(), buffer: Vec::new() };
+    let mut search = Search { writer, excluded: Vec::new(), found: Vec::new(), buffer: Vec::new() };
     for set in sets {
+        search.excluded = Exclude::all(exclude, &set.path)
+            .map_err(|error| WriterError::rejected(writer, error.to_string()))?;
         search.set(set)?;
     }
     search.found.sort();
@@ -42,7 +44,8 @@ pub(super) fn plain_keys(
 
 struct Search<'a> {
     writer: &'a str,
-    excluded: &'a Excluded,
+    /// What is left out of the set that is being searched.
+    excluded: Vec<Exclude>,
     found: Vec<PathBuf>,
     buffer: Vec<u8>,
 }
@@ -70,7 +73,7 @@ impl Search<'_> {
                     continue;
                 }
                 let below = folder.join(OsStr::from_bytes(name.to_bytes()));
-                if self.excluded.covers(&set.path, plain(&below)) {
+                if self.is_excluded(&below) {
                     continue;
                 }
                 let mut kind = entry.file_type();
@@ -89,9 +92,13 @@ impl Search<'_> {
         Ok(())
     }
 
+    fn is_excluded(&self, below: &Path) -> bool {
+        self.excluded.iter().any(|exclude| exclude.matches(plain(below)))
+    }
+
     fn file(&mut self, root: &OwnedFd, base: &Path, below: &Path) -> Result<(), WriterError> {
         let path = join(base, below);
-        if self.excluded.covers(base, plain(below)) {
+        if self.is_excluded(below) {
             return Ok(());
         }
         let file = match open(root, below, OFlags::NONBLOCK | OFlags::NOCTTY, BENEATH) {
@@ -160,7 +167,7 @@ fn fill(file: &OwnedFd, buffer: &mut [u8], from: usize) -> Result<usize, Errno> 
 
 /// A bundle of certificates with a key at its end, or a binary container, which is told only as a whole.
 fn may_continue_with_a_key(head: &[u8]) -> bool {
-    head.first() == Some(&0x30) || head.windows(11).any(|window| window == b"-----BEGIN ")
+    head.first() == Some(&0x30) || memchr::memmem::find(head, b"-----BEGIN ").is_some()
 }
 
 #[cfg(test)]
@@ -182,7 +189,7 @@ mod tests {
             role: FileRole::Data,
         };
         let exclude: Vec<_> = exclude.iter().map(|pattern| (*pattern).to_owned()).collect();
-        let found = plain_keys("www", &[set], &Excluded::new(&exclude).unwrap()).unwrap();
+        let found = plain_keys("www", &[set], &exclude).unwrap();
         found.iter().map(|path| path.strip_prefix(root).unwrap().display().to_string()).collect()
     }
 
@@ -221,7 +228,7 @@ mod tests {
             optional: false,
             role: FileRole::Data,
         };
-        let refused = plain_keys("www", &[set], &Excluded::new(&[]).unwrap());
+        let refused = plain_keys("www", &[set], &[]);
         assert!(matches!(refused, Err(WriterError::Rejected { .. })), "{refused:?}");
     }
 }

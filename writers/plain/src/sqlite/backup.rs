@@ -16,7 +16,7 @@ use holdfast_writer_api::{
     ShadowContext, Thawed, Truncated, WriterError,
 };
 
-use super::{Database, fault, millis};
+use super::{Database, fault};
 use crate::blocking;
 use crate::holder::{Ended, Holder, NotTaken};
 
@@ -67,11 +67,7 @@ impl SqliteBackup {
     fn not_taken(&self, budget: Duration, error: NotTaken<SqliteError>) -> WriterError {
         match error {
             NotTaken::Failed(error) => fault::live(&self.id, &error),
-            NotTaken::Late => WriterError::TimedOut {
-                writer: self.id.clone(),
-                action: "freeze".into(),
-                budget_ms: millis(budget),
-            },
+            NotTaken::Late => WriterError::timed_out(&self.id, "freeze", budget),
             NotTaken::NotFree => WriterError::rejected(&self.id, "freeze was called twice"),
             NotTaken::NoThread(error) => WriterError::OutOfResources {
                 writer: self.id.clone(),
@@ -160,11 +156,7 @@ impl BackupParticipant for SqliteBackup {
                 }
             }
             Ended::WasNotHeld => Ok(Thawed::WasNotHeld),
-            Ended::Expired => Err(WriterError::TimedOut {
-                writer: self.id.clone(),
-                action: "thaw".into(),
-                budget_ms: millis(self.budget),
-            }),
+            Ended::Expired => Err(WriterError::timed_out(&self.id, "thaw", self.budget)),
             Ended::Stuck => Err(stuck(&self.id)),
         }
     }

@@ -15,10 +15,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use holdfast_store_sqlite::{DEFAULT_BUDGET, FileRole as StoreRole, component_files};
 use holdfast_writer_api::{
-    BackupParticipant, BackupRequest, BackupTypes, Capabilities, Component, ComponentKind, ComponentRef,
-    DataSource, FileRole, FileSet, FreezeLevel, METADATA_SCHEMA, RestoreMethod, RestoreParticipant,
-    RestorePolicy, RestoreRank, RestoreRequest, SettingsError, Usage, Writer, WriterConfig, WriterError,
-    WriterMetadata,
+    BackupParticipant, BackupRequest, Capabilities, Component, ComponentKind, ComponentRef, DataSource,
+    FileRole, FileSet, FreezeLevel, RestoreMethod, RestoreParticipant, RestorePolicy, RestoreRank,
+    RestoreRequest, SettingsError, Usage, Writer, WriterConfig, WriterError, WriterMetadata, budget,
+    duration::millis,
 };
 use serde::Deserialize;
 
@@ -45,7 +45,8 @@ pub struct SqliteSettings {
     pub databases: Option<Vec<PathBuf>>,
     /// How long the application itself waits for the database before it fails (`PRAGMA busy_timeout`), such as `5s`. The
     /// hold ends before that.
-    pub busy_timeout: Option<String>,
+    #[serde(default, deserialize_with = "budget::busy_timeout")]
+    pub busy_timeout: Option<Duration>,
     /// When it is frozen among other writers; default: `back-end`.
     pub freeze_level: Option<FreezeLevel>,
     /// The service an administrator has to stop for a restore, as he calls it.
@@ -53,7 +54,7 @@ pub struct SqliteSettings {
 }
 
 pub(crate) fn build(config: WriterConfig) -> Result<Box<dyn Writer>, SettingsError> {
-    let settings: SqliteSettings = settings::read(&config)?;
+    let settings: SqliteSettings = config.settings()?;
     let (key, paths) = match (settings.database, settings.databases) {
         (Some(one), None) => ("database", vec![one]),
         (None, Some(several)) => ("databases", several),
@@ -77,13 +78,11 @@ pub(crate) fn build(config: WriterConfig) -> Result<Box<dyn Writer>, SettingsErr
             return Err(SettingsError::new(key, format!("`{}` is named twice", path.display())));
         }
     }
-    let busy_timeout =
-        settings.busy_timeout.map(|text| settings::duration("busy-timeout", &text)).transpose()?;
     Ok(Box::new(SqliteWriter {
         name: settings.name.unwrap_or_else(|| config.id.clone()),
         id: config.id,
         databases: name_all(&paths),
-        busy_timeout,
+        busy_timeout: settings.busy_timeout,
         freeze_level: settings.freeze_level.unwrap_or(FreezeLevel::BackEnd),
         service: settings.service,
     }))
@@ -120,28 +119,19 @@ struct SqliteWriter {
 
 impl SqliteWriter {
     fn component(&self, database: &Database) -> Component {
-        let file = |file: holdfast_store_sqlite::ComponentFile| FileSet {
-            pattern: file.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            path: file.path.parent().unwrap_or(Path::new("/")).to_owned(),
-            recursive: false,
-            optional: file.optional,
-            role: match file.role {
+        let file = |file: holdfast_store_sqlite::ComponentFile| {
+            let role = match file.role {
                 StoreRole::Database => FileRole::Database,
                 StoreRole::Wal | StoreRole::Journal => FileRole::Log,
-            },
+            };
+            FileSet { optional: file.optional, ..FileSet::file(&file.path, role) }
         };
         Component {
-            kind: ComponentKind::Database,
             path: database.component.path.clone(),
-            name: database.component.name.clone(),
             caption: format!("SQLite database {}", database.path.display()),
-            selectable: true,
-            selectable_for_restore: true,
             held: true,
-            dependencies: vec![],
             files: component_files(&database.path).into_iter().map(file).collect(),
-            exclude: vec![],
-            keys: vec![],
+            ..Component::new(ComponentKind::Database, &database.component.name)
         }
     }
 }
@@ -160,9 +150,6 @@ impl Writer for SqliteWriter {
             }
         }
         Ok(WriterMetadata {
-            schema: METADATA_SCHEMA.into(),
-            writer_type: crate::SQLITE.name.into(),
-            id: self.id.clone(),
             name: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             usage: Usage::UserData,
@@ -175,10 +162,9 @@ impl Writer for SqliteWriter {
             freeze_level: self.freeze_level,
             freeze_budget_ms: Some(millis(DEFAULT_BUDGET)),
             busy_timeout_ms: self.busy_timeout.map(millis),
-            backup_types: BackupTypes::default(),
             capabilities: Capabilities { freeze: true, recover: true, ..Capabilities::default() },
             components: self.databases.iter().map(|database| self.component(database)).collect(),
-            warnings: vec![],
+            ..WriterMetadata::new(crate::SQLITE.name, &self.id)
         })
     }
 
@@ -202,10 +188,6 @@ impl Writer for SqliteWriter {
     }
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,6 +209,8 @@ mod tests {
             (serde_json::json!({"databases": ["/a", "/a"]}), "databases"),
             (serde_json::json!({"databases": ["/a", "/srv/../b"]}), "databases"),
             (serde_json::json!({"database": "/a", "busy-timeout": "5"}), "busy-timeout"),
+            (serde_json::json!({"database": "/a", "busy-timeout": 5000}), "busy-timeout"),
+            (serde_json::json!({"database": "/a", "busy-timeout": "0s"}), "busy-timeout"),
             (serde_json::json!({"database": "/a", "freeze-level": "first"}), "freeze-level"),
             (serde_json::json!({"database": "/a", "databse": "/b"}), "databse"),
         ];

@@ -77,7 +77,7 @@ pub(crate) fn labels(bytes: &[u8]) -> impl Iterator<Item = &str> {
 
 /// The first place of `needle`.
 pub(crate) fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
-    bytes.windows(needle.len()).position(|window| window == needle)
+    memchr::memmem::find(bytes, needle)
 }
 
 fn ends(bytes: &[u8]) -> impl Iterator<Item = usize> {
@@ -85,7 +85,7 @@ fn ends(bytes: &[u8]) -> impl Iterator<Item = usize> {
 }
 
 fn positions<'a>(bytes: &'a [u8], needle: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
-    bytes.windows(needle.len()).enumerate().filter(move |(_, window)| *window == needle).map(|(at, _)| at)
+    memchr::memmem::find_iter(bytes, needle)
 }
 
 #[cfg(test)]

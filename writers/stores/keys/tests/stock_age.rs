@@ -10,33 +10,7 @@ use holdfast_store_keys::{Recipient, RecoveryIdentity, open, seal};
 const PASSPHRASE: &str = "lantern gravel oboe thirty maple quiet";
 
 /// `age` asks for a passphrase on its terminal only: gives it one and answers the first prompt.
-const ANSWER: &str = r#"
-import os, pty, select, sys
-passphrase, command = sys.argv[1], sys.argv[2:]
-pid, terminal = pty.fork()
-if pid == 0:
-    os.execvp(command[0], command)
-seen = b""
-answered = False
-while True:
-    ready, _, _ = select.select([terminal], [], [], 60)
-    if not ready:
-        sys.exit("no answer within 60 s: " + repr(seen))
-    try:
-        piece = os.read(terminal, 4096)
-    except OSError:
-        break
-    if not piece:
-        break
-    seen += piece
-    if not answered and b"passphrase" in seen.lower():
-        os.write(terminal, passphrase.encode() + b"\n")
-        answered = True
-status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-if status != 0:
-    sys.stderr.write(seen.decode(errors="replace"))
-sys.exit(status)
-"#;
+const ANSWER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/answer_passphrase.py");
 
 #[test]
 fn a_sealed_key_opens_with_stock_age_and_the_identity_in_the_clear() {
@@ -77,16 +51,16 @@ fn the_identity_file_opens_with_stock_age_and_the_passphrase_to_a_usable_identit
     let folder = tempfile::tempdir().unwrap();
     let identity = RecoveryIdentity::generate();
     identity.save_encrypted(&folder.path().join("recovery.age"), PASSPHRASE).unwrap();
-    fs::write(folder.path().join("answer.py"), ANSWER).unwrap();
-    run(folder.path(), &format!("python3 answer.py '{PASSPHRASE}' age -d -o identity recovery.age"));
+    fs::write(folder.path().join("passphrase"), PASSPHRASE).unwrap();
+    let age = |arguments: &str| {
+        run(folder.path(), &format!("python3 '{ANSWER}' passphrase age {arguments}"));
+    };
+    age("-d -o identity recovery.age");
     assert_eq!(fs::read_to_string(folder.path().join("identity")).unwrap(), *identity.to_text());
     fs::write(folder.path().join("sealed.age"), seal(b"key", &[identity.recipient()]).unwrap()).unwrap();
     assert_eq!(run(folder.path(), "age -d -i identity sealed.age"), b"key");
     // Stock `age` also takes the encrypted file itself as an identity.
-    run(
-        folder.path(),
-        &format!("python3 answer.py '{PASSPHRASE}' age -d -i recovery.age -o opened sealed.age"),
-    );
+    age("-d -i recovery.age -o opened sealed.age");
     assert_eq!(fs::read(folder.path().join("opened")).unwrap(), b"key");
     let loaded = RecoveryIdentity::load(&folder.path().join("recovery.age"), PASSPHRASE).unwrap();
     assert_eq!(loaded.recipient(), identity.recipient());

@@ -102,12 +102,6 @@ impl App {
             role,
         };
         let component = |kind, name: &str, files, keys| Component {
-            kind,
-            path: String::new(),
-            name: name.into(),
-            caption: String::new(),
-            selectable: true,
-            selectable_for_restore: true,
             held: true,
             dependencies: self
                 .needs
@@ -118,8 +112,8 @@ impl App {
                 })
                 .collect(),
             files,
-            exclude: Vec::new(),
             keys,
+            ..Component::new(kind, name)
         };
         let key = |(record, _): &(KeyRecord, Vec<u8>)| KeyFile {
             path: record.path.clone(),
@@ -152,18 +146,8 @@ impl App {
             ));
         }
         WriterMetadata {
-            schema: METADATA_SCHEMA.into(),
-            writer_type: "in-memory".into(),
-            id: self.id.into(),
-            name: self.id.into(),
-            version: "1".into(),
-            usage: Usage::Other,
             source: DataSource::TransactedDb,
             restore: RestorePolicy { method: self.method, rank: self.rank, service: None },
-            freeze_level: FreezeLevel::FrontEnd,
-            freeze_budget_ms: None,
-            busy_timeout_ms: None,
-            backup_types: BackupTypes::default(),
             capabilities: Capabilities {
                 recover: true,
                 post_restore: true,
@@ -171,7 +155,7 @@ impl App {
                 ..Capabilities::default()
             },
             components,
-            warnings: vec![],
+            ..WriterMetadata::new("in-memory", self.id)
         }
     }
 
