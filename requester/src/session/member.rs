@@ -22,7 +22,10 @@ use super::events::{EventLog, What, now_ns};
 const THAW_LIMIT: Duration = Duration::from_secs(7);
 
 /// How long `prepare_snapshot` may take.
-pub const PREPARE_SNAPSHOT: Duration = Duration::from_secs(60);
+const PREPARE_SNAPSHOT: Duration = Duration::from_secs(60);
+
+/// How long any other call may take while nothing is held, unless the configuration says otherwise.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A writer in a session.
 pub struct Member {
@@ -32,6 +35,8 @@ pub struct Member {
     pub level: FreezeLevel,
     /// Its budget from freeze to thaw.
     pub budget: Duration,
+    /// How long each of its calls may take while nothing is held.
+    pub patience: Duration,
     /// The kind of backup it makes: what was asked for, reduced to what it can.
     pub backup_type: BackupType,
     /// What it said of itself when the session began.
@@ -69,6 +74,7 @@ impl Member {
             id: metadata.id.clone(),
             level: metadata.freeze_level,
             budget,
+            patience: PATIENCE,
             backup_type,
             metadata,
             mark: None,
@@ -151,9 +157,9 @@ impl Member {
     /// # Errors
     /// The writer's; nothing is held.
     pub async fn prepare_snapshot(&mut self, set: Uuid) -> Result<(), WriterError> {
-        let ctx = PhaseContext { set, budget: PREPARE_SNAPSHOT };
-        self.call(Phase::PrepareSnapshot, PREPARE_SNAPSHOT, async move |p| p.prepare_snapshot(&ctx).await)
-            .await?;
+        let budget = PREPARE_SNAPSHOT.min(self.patience);
+        let ctx = PhaseContext { set, budget };
+        self.call(Phase::PrepareSnapshot, budget, async move |p| p.prepare_snapshot(&ctx).await).await?;
         self.advance(Event::SnapshotPrepared);
         Ok(())
     }

@@ -253,3 +253,24 @@ fn settings_that_cannot_be_used_are_told_with_their_key() {
     ));
     spoken.close();
 }
+
+/// The requester's patience with a writer that hangs where it holds nothing, in a short call and in a long one.
+#[tokio::test]
+async fn a_writer_that_hangs_while_nothing_is_held_is_given_up_when_patience_ends() {
+    let site = Site::new(
+        "[[on]]\nphase = \"post-snapshot\"\ndo = \"hang\"\n[[on]]\nphase = \"identify\"\ndo = \"hang\"\n",
+    );
+    let limit = Duration::from_secs(1);
+    let gives_up = |error: &WriterError| matches!(error, WriterError::TimedOut { budget_ms: 1000, .. });
+    let writer = remote(&site).patience(Some(limit));
+    assert!(writer.identify().await.is_err_and(|error| gives_up(&error)));
+    let request = BackupRequest {
+        set: set(),
+        backup_type: BackupType::Full,
+        components: vec![ComponentRef::from_full_name("data")],
+        previous_stamps: Default::default(),
+    };
+    let mut run = writer.begin_backup(request).await.unwrap();
+    let shadow = ShadowContext { set: set(), roots: vec![] };
+    assert!(run.post_snapshot(&shadow).await.is_err_and(|error| gives_up(&error)));
+}

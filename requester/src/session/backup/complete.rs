@@ -7,8 +7,8 @@ use holdfast_writer_api::state::{Event, Phase};
 use holdfast_writer_api::{BackupOutcome, BackupType, WriterError, chain};
 use uuid::Uuid;
 
+use super::Session;
 use super::store::Stored;
-use super::{PREPARE, Session};
 use crate::failure::{Exit, Failure};
 use crate::repository::Document;
 use crate::session::events::What;
@@ -77,7 +77,9 @@ impl Session<'_> {
                 stored_logs: Vec::new(),
             };
             let completed = member
-                .call(Phase::BackupComplete, PREPARE, async move |p| p.backup_complete(&outcome).await)
+                .call(Phase::BackupComplete, member.patience, async move |p| {
+                    p.backup_complete(&outcome).await
+                })
                 .await;
             match completed {
                 Ok(truncated) => {

@@ -12,8 +12,8 @@ use holdfast_writer_api::budget::freeze_budget;
 use holdfast_writer_api::state::{Event, Phase};
 use holdfast_writer_api::{BackupRequest, BackupType, PhaseContext, SealedKey, WriterError, WriterMetadata};
 
+use super::Session;
 use super::attempt::Attempt;
-use super::{PREPARE, Session};
 use crate::failure::{Exit, Failure, NOTHING_CHANGED};
 use crate::provider::Provider;
 use crate::session::member::Member;
@@ -105,7 +105,9 @@ impl<'s> Session<'s> {
                 self.log.record_failure(&error);
                 Attempt::writer("a writer could not begin", error)
             })?;
-            members.push(Member::new(metadata.clone(), backup_type, budget, participant));
+            let mut member = Member::new(metadata.clone(), backup_type, budget, participant);
+            member.patience = writer.entry.common.patience.unwrap_or(member.patience);
+            members.push(member);
         }
         Ok(members)
     }
@@ -130,15 +132,16 @@ impl<'s> Session<'s> {
                 .into());
         }
         let prepared = join_all(members.iter_mut().map(async |member| {
-            let ctx = PhaseContext { set, budget: PREPARE };
+            let patience = member.patience;
+            let ctx = PhaseContext { set, budget: patience };
             let prepared = member
-                .call(Phase::PrepareBackup, PREPARE, async move |p| p.prepare_backup(&ctx).await)
+                .call(Phase::PrepareBackup, patience, async move |p| p.prepare_backup(&ctx).await)
                 .await?;
             let keys = if has_keys(&member.id) {
                 let seal = async move |p: &mut dyn holdfast_writer_api::BackupParticipant| {
                     p.seal_keys(recipients).await
                 };
-                member.call(Phase::PrepareBackup, PREPARE, seal).await?
+                member.call(Phase::PrepareBackup, patience, seal).await?
             } else {
                 Vec::new()
             };
