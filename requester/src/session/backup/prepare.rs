@@ -10,7 +10,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use holdfast_writer_api::budget::freeze_budget;
 use holdfast_writer_api::state::{Event, Phase};
-use holdfast_writer_api::{BackupRequest, BackupType, PhaseContext, SealedKey, WriterError, WriterMetadata, chain};
+use holdfast_writer_api::{
+    BackupRequest, BackupType, PhaseContext, SealedKey, WriterError, WriterMetadata, chain,
+};
 
 use super::attempt::Attempt;
 use super::{PREPARE, Session};
