@@ -1,11 +1,19 @@
-//! The `holdfast` command: the only part that prints, exits or reads the environment.
+//! The `holdfast` command: the library's command line, linked with the built-in writers.
 
-mod cli;
-
-// The built-in writers. Without these lines they are not linked and the list is empty, silently.
+// Without these lines they are not linked and the list is empty, silently.
 use holdfast_writer_certificate_authority as _;
 use holdfast_writer_plain as _;
 
 fn main() -> std::process::ExitCode {
-    cli::run()
+    holdfast::cli::run()
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_writer_api::Registry;
+
+    #[test]
+    fn the_built_in_writers_are_linked() {
+        assert_eq!(Registry::linked().unwrap().names(), ["certificate-authority", "files", "sqlite"]);
+    }
 }

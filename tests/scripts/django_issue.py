@@ -3,11 +3,11 @@
 Run inside the project folder by its environment's Python. Arguments: CA serial, prefix of the common names.
 """
 
-import json
 import os
 import sys
-import threading
 import time
+
+from load import stop, tell
 
 sys.path.insert(0, os.getcwd())
 os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
@@ -25,22 +25,6 @@ from django_ca.key_backends.storages.models import StoragesUsePrivateKeyOptions
 from django_ca.models import Certificate, CertificateAuthority
 
 serial, prefix = sys.argv[1], sys.argv[2]
-stop = threading.Event()
-
-
-def end_with_parent():
-    while os.read(0, 4096):
-        pass
-    stop.set()
-
-
-threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def tell(**line):
-    print(json.dumps(line), flush=True)
-
-
 ca = CertificateAuthority.objects.get(serial=serial)
 password = StoragesUsePrivateKeyOptions(password=None)
 # One key for all of them: the load is the CA's, not the applicant's.

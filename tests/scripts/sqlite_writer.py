@@ -3,31 +3,13 @@
 Arguments: database, journal mode, busy timeout in seconds, pause between commits in seconds.
 """
 
-import json
-import os
 import sqlite3
 import sys
-import threading
 import time
 
+from load import stop, tell
+
 path, journal, timeout, pause = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
-stop = threading.Event()
-
-
-def end_with_parent():
-    # Not sys.stdin: a buffered reader still held by this thread would abort the interpreter's exit.
-    while os.read(0, 4096):
-        pass
-    stop.set()
-
-
-threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def tell(**line):
-    print(json.dumps(line), flush=True)
-
-
 database = sqlite3.connect(path, timeout=timeout, isolation_level=None)
 database.execute(f"PRAGMA journal_mode={journal}")
 database.execute("PRAGMA synchronous=FULL")

@@ -1,6 +1,7 @@
 //! Folders of files: something to back up, and what is found there.
 
 use std::{
+    collections::VecDeque,
     fs,
     path::{Path, PathBuf},
 };
@@ -20,14 +21,27 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Everything below a folder that is no folder itself, sorted; nothing if the folder is not there.
+/// A folder and everything below it, each folder before what it contains. Links are not followed; what goes away meanwhile
+/// is left out, and a folder that is not there has nothing.
+#[must_use]
+pub fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut left = VecDeque::from([folder.to_owned()]);
+    while let Some(path) = left.pop_front() {
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        if metadata.is_dir() {
+            left.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+        }
+        found.push(path);
+    }
+    found
+}
+
+/// Everything below a folder that is no folder itself, sorted; else as [`walk`].
 #[must_use]
 pub fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() && !path.is_symlink() { found.extend(files(&path)) } else { found.push(path) }
-    }
+    let mut found = walk(folder);
+    found.retain(|path| path.is_symlink() || !path.is_dir());
     found.sort();
     found
 }

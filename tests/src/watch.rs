@@ -42,7 +42,8 @@ impl SqliteWriter {
         pause: Duration,
     ) -> Result<Self, FixtureError> {
         let mut python = command("python3");
-        python.arg(WRITER).arg(database).arg(journal.pragma());
+        // What the script shares with others is imported: no bytecode into the source tree.
+        python.env("PYTHONDONTWRITEBYTECODE", "1").arg(WRITER).arg(database).arg(journal.pragma());
         python.args([busy_timeout.as_secs_f64().to_string(), pause.as_secs_f64().to_string()]);
         let load = Load::in_process("the SQLite writer", &mut python)?;
         load.acks().wait_for(1, Duration::from_secs(10))?;

@@ -160,6 +160,12 @@ fn planned(ground: Ground) -> Tested {
     assert_refused(&scene.world.run(["backup", "--component", "app/files"])?, &linked, &key);
     fs::remove_file(linked).expect("removed");
 
+    // Also when its writer does not take part.
+    let linked = scene.www.join("picture");
+    link(&key, &linked);
+    assert_refused(&scene.world.run(["backup", "--writer", "www"])?, &linked, &key);
+    fs::remove_file(linked).expect("removed");
+
     // As the refusal says: excluded, everything else is stored.
     link(&key, &scene.www.join("picture"));
     scene.configure(&["picture"], false);

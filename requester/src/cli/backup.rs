@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use holdfast::failure::{Exit, Failure};
-use holdfast::session::leftovers;
-use holdfast::session::lock::SessionLock;
-use holdfast::session::{BackupOptions, Environment, Made};
+use crate::failure::{Exit, Failure};
+use crate::session::leftovers;
+use crate::session::lock::SessionLock;
+use crate::session::{BackupOptions, Environment, Made};
 use holdfast_writer_api::document::KeysState;
 use holdfast_writer_api::{ComponentRef, chain};
 use serde_json::json;
@@ -56,7 +56,7 @@ pub async fn make(context: &Context, args: BackupArgs) -> Result<Made, Failure> 
         },
     };
     let interrupted = "no set was made";
-    interruptible(holdfast::session::backup(&environment, &options), context, interrupted, &stored).await
+    interruptible(crate::session::backup(&environment, &options), context, interrupted, &stored).await
 }
 
 /// Ctrl-C and SIGTERM give the session up: dropping it releases every hold, then what it made is removed. Once

@@ -1,6 +1,6 @@
 //! `config generate|check`.
 
-use holdfast::failure::{Exit, Failure, NOTHING_CHANGED};
+use crate::failure::{Exit, Failure, NOTHING_CHANGED};
 use holdfast_store_keys::Recipient;
 use serde_json::json;
 
@@ -64,6 +64,9 @@ async fn check(context: &Context) -> Result<(), Failure> {
 mod tests {
     use super::*;
     use holdfast_writer_api::{Registry, WriterConfig};
+    // Linked for their descriptors.
+    use holdfast_writer_certificate_authority as _;
+    use holdfast_writer_plain as _;
 
     /// The lines of the example that are commented out because they are examples: tables and settings.
     fn uncommented() -> String {
@@ -81,7 +84,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("holdfast.toml");
         std::fs::write(&path, uncommented()).unwrap();
-        let config = holdfast::config::load(&path).unwrap();
+        let config = crate::config::load(&path).unwrap();
         assert!(config.backup.freeze_budget.is_some());
         let registry = Registry::linked().unwrap();
         let types: Vec<_> = config.writers.iter().map(|entry| entry.writer_type.as_str()).collect();

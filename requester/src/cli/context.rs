@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use holdfast::config::{self, Config, check_trusted};
-use holdfast::failure::{Exit, Failure, NOTHING_CHANGED};
-use holdfast::paths::Paths;
-use holdfast::provider::Providers;
-use holdfast::repository::{Options, Password, Repository, RepositoryError, S3Options, StoredSet};
-use holdfast::session::Target;
-use holdfast::writers::{self, ConfiguredWriter};
+use crate::config::{self, Config, check_trusted};
+use crate::failure::{Exit, Failure, NOTHING_CHANGED};
+use crate::paths::Paths;
+use crate::provider::Providers;
+use crate::repository::{Options, Password, Repository, RepositoryError, S3Options, StoredSet};
+use crate::session::Target;
+use crate::writers::{self, ConfiguredWriter};
 use holdfast_writer_api::protocol::Said;
 use holdfast_writer_api::{Registry, WriterError};
 

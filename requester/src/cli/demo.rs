@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use crate::demo::{self, BackupFacts, DemoError, Engine, Hold, Launcher, Line, Places, RestoreFacts};
+use crate::failure::{Exit, Failure};
 use async_trait::async_trait;
-use holdfast::demo::{self, BackupFacts, DemoError, Engine, Hold, Launcher, Line, Places, RestoreFacts};
-use holdfast::failure::{Exit, Failure};
 use holdfast_writer_api::document::BackupSet;
 use serde_json::json;
 

@@ -1,9 +1,9 @@
 //! `forget`: by rules, or by name.
 
-use holdfast::config::KeepConfig;
-use holdfast::failure::{Exit, Failure};
-use holdfast::forget::{self, Decided, Forgotten, Name, Selection};
-use holdfast::repository::keep::{KeepPolicy, Verdict};
+use crate::config::KeepConfig;
+use crate::failure::{Exit, Failure};
+use crate::forget::{self, Decided, Forgotten, Name, Selection};
+use crate::repository::keep::{KeepPolicy, Verdict};
 use serde_json::{Value, json};
 
 use super::args::ForgetArgs;

@@ -1,6 +1,6 @@
 //! `key identity`: makes the identity to which keys are sealed.
 
-use holdfast::failure::{Exit, Failure, NOTHING_CHANGED};
+use crate::failure::{Exit, Failure, NOTHING_CHANGED};
 use holdfast_store_keys::RecoveryIdentity;
 use serde_json::json;
 

@@ -1,7 +1,7 @@
 //! `list writers|providers|shadows|backups`.
 
-use holdfast::failure::Failure;
-use holdfast::provider::{Atomicity, Records};
+use crate::failure::Failure;
+use crate::provider::{Atomicity, Records};
 use holdfast_writer_api::WriterMetadata;
 use holdfast_writer_api::document::BackupSet;
 use serde_json::json;
@@ -37,12 +37,8 @@ async fn writers(context: &Context) -> Result<(), Failure> {
                 show_writer(context, &metadata, origin.as_deref());
             }
             Err(error) => {
-                let failure = Failure::new(
-                    holdfast::failure::writer_exit(&error),
-                    error.to_string(),
-                    error.clone(),
-                    "",
-                );
+                let failure =
+                    Failure::new(crate::failure::writer_exit(&error), error.to_string(), error.clone(), "");
                 let said = writer.said().map(|said| said.last(LAST_WORDS)).unwrap_or_default();
                 let reasons: Vec<_> = failure.causes().into_iter().skip(1).collect();
                 documents.push(json!({
@@ -116,12 +112,12 @@ fn atomicity(value: Atomicity) -> &'static str {
 }
 
 fn shadows(context: &Context) -> Result<(), Failure> {
-    let Records { records, damaged } = holdfast::provider::list(&context.paths.state).map_err(|error| {
+    let Records { records, damaged } = crate::provider::list(&context.paths.state).map_err(|error| {
         Failure::new(
-            holdfast::failure::Exit::Failed,
+            crate::failure::Exit::Failed,
             "the records of shadow copies cannot be read",
             error,
-            holdfast::failure::NOTHING_CHANGED,
+            crate::failure::NOTHING_CHANGED,
         )
     })?;
     let mut documents = Vec::new();

@@ -1,4 +1,5 @@
-//! From the command line to the library and back to a person.
+//! From the command line to the library and back to a person: the only part that prints, exits or reads the
+//! environment.
 
 mod args;
 mod backup;
@@ -16,8 +17,8 @@ mod thaw;
 
 use std::process::ExitCode;
 
+use crate::failure::{Exit, Failure, NOTHING_CHANGED};
 use clap::Parser;
-use holdfast::failure::{Exit, Failure, NOTHING_CHANGED};
 use holdfast_writer_api::{Registry, protocol};
 
 use args::{Cli, Command, WriterCommand};
@@ -104,14 +105,4 @@ fn start_log(verbose: u8) {
         // What signs requests to object stores logs the secret it signs with (promise P9): not to be asked for.
         .with(filter_fn(|event| !event.target().starts_with("reqsign")))
         .try_init();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_built_in_writers_are_linked() {
-        assert_eq!(Registry::linked().unwrap().names(), ["certificate-authority", "files", "sqlite"]);
-    }
 }

@@ -5,8 +5,8 @@ use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast::failure::Failure;
-use holdfast::repository::{Progress, ProgressFn};
+use crate::failure::Failure;
+use crate::repository::{Progress, ProgressFn};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde::Serialize;
 

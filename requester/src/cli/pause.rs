@@ -3,7 +3,7 @@
 //! Exists in debug builds only: `HOLDFAST_PAUSE_AT=frozen` writes `paused-at-frozen` into the runtime
 //! folder and waits.
 
-use holdfast::paths::Paths;
+use crate::paths::Paths;
 
 #[cfg(debug_assertions)]
 pub fn at(paths: &Paths, name: &str) {

@@ -1,7 +1,7 @@
 //! `verify` and `prune`.
 
-use holdfast::failure::{Exit, Failure};
-use holdfast::repository::PruneReport;
+use crate::failure::{Exit, Failure};
+use crate::repository::PruneReport;
 use serde_json::json;
 
 use super::context::{Context, blocking, find_set};

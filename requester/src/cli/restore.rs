@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use holdfast::config::Config;
-use holdfast::failure::{Exit, Failure, NOTHING_CHANGED};
-use holdfast::repository::{ProgressFn, Repository, StoredSet};
-use holdfast::restore::NoSteps;
-use holdfast::restore::engine::{
+use crate::config::Config;
+use crate::failure::{Exit, Failure, NOTHING_CHANGED};
+use crate::repository::{ProgressFn, Repository, StoredSet};
+use crate::restore::NoSteps;
+use crate::restore::engine::{
     self, RecoverOptions, RestoreEnvironment, RestoreOptions, RestorePlan, RestoreReport,
 };
-use holdfast::restore::target::TargetMap;
-use holdfast::writers::ConfiguredWriter;
+use crate::restore::target::TargetMap;
+use crate::writers::ConfiguredWriter;
 use holdfast_store_keys::RecoveryIdentity;
 use serde::Serialize;
 

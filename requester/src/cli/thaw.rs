@@ -1,8 +1,8 @@
 //! `thaw --all` and `gc`: what someone types when something is stuck.
 
-use holdfast::failure::{Exit, Failure};
-use holdfast::session::holders::{Holder, Holders, Released};
-use holdfast::session::leftovers;
+use crate::failure::{Exit, Failure};
+use crate::session::holders::{Holder, Holders, Released};
+use crate::session::leftovers;
 use serde_json::json;
 
 use super::context::Context;
@@ -78,7 +78,7 @@ fn still_held(outcome: &[(Holder, Released)]) -> Failure {
 /// Removes what dead sessions left.
 pub async fn gc(context: &Context) -> Result<(), Failure> {
     context.create_paths()?;
-    let _lock = holdfast::session::lock::SessionLock::take(&context.paths.runtime, "gc")?;
+    let _lock = crate::session::lock::SessionLock::take(&context.paths.runtime, "gc")?;
     let config = context.config_if_any()?;
     let repository = match context.location(&config) {
         Ok(_) => context.repository_if_made(&config).await?,

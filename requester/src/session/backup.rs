@@ -208,7 +208,8 @@ impl Session<'_> {
     async fn run(&mut self) -> Result<Made, Attempt> {
         let writers = self.chosen_writers();
         let described = self.identify(&writers).await?;
-        let plan = self.plan(&writers, &described)?;
+        let bystanders = self.bystanders(&writers).await;
+        let plan = self.plan(&writers, &described, &bystanders)?;
         let mut members = self.begin(&writers, &described, &plan).await?;
         let mut shadows = Shadows::new(self.set, self.env.paths);
         // From here on writers have begun, and shadow copies may exist. Whatever happens, that is undone below.

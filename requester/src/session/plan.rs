@@ -94,19 +94,21 @@ pub struct Wanted<'w> {
     pub provider: Option<&'w str>,
 }
 
-/// Decides what is cut by whom.
+/// Decides what is cut by whom. `bystanders` take no part; their keys are kept out of everybody's files all the same.
 ///
 /// # Errors
 /// [`Refused`] with every reason found.
 pub fn plan(
     wanted: &[Wanted<'_>],
+    bystanders: &[WriterMetadata],
     map: &VolumeMap,
     providers: &[Arc<dyn Provider>],
     area: &ShadowArea,
 ) -> Result<CutPlan, Refused> {
     let mut refusals = Vec::new();
     let mut components = Vec::new();
-    let keys = DeclaredKeys::look(wanted.iter().map(|writer| writer.metadata)).unwrap_or_else(|problems| {
+    let declaring = wanted.iter().map(|writer| writer.metadata).chain(bystanders);
+    let keys = DeclaredKeys::look(declaring).unwrap_or_else(|problems| {
         refusals.extend(problems);
         DeclaredKeys::default()
     });

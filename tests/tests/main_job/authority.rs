@@ -17,6 +17,7 @@ use holdfast_tests::{
     load::Load,
     process::{command, run},
     require::deps_dir,
+    tree::walk,
 };
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
@@ -311,21 +312,6 @@ pub fn owners(dir: &Path) -> BTreeMap<PathBuf, (u32, u32, u32)> {
             (relative, (found.uid(), found.gid(), found.permissions().mode() & 0o7777))
         })
         .collect()
-}
-
-/// `dir` and everything below it.
-pub fn walk(dir: &Path) -> Vec<PathBuf> {
-    let mut found = vec![dir.to_owned()];
-    let mut next = 0;
-    while next < found.len() {
-        let path = found[next].clone();
-        next += 1;
-        if fs::symlink_metadata(&path).expect("a file that was listed").is_dir() {
-            let entries = fs::read_dir(&path).expect("a folder that was listed");
-            found.extend(entries.map(|entry| entry.expect("an entry").path()));
-        }
-    }
-    found
 }
 
 fn give_to(dir: &Path, owner: u32) {

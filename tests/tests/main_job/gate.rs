@@ -8,9 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use holdfast_tests::{FixtureError, Journal, cfssl::Cfssl, django_ca, holdfast::Running, load::Ack};
+use holdfast_tests::{
+    FixtureError, Journal, cfssl::Cfssl, django_ca, holdfast::Running, load::Ack, tree::walk,
+};
 
-use super::authority::{Product, Settings, Site, walk};
+use super::authority::{Product, Settings, Site};
 use super::proof::check_restored;
 use super::run::{Ground, Hold, PATIENCE, World, assert_code, back_up_under_load};
 use super::{SERVICE, Tested, ready};

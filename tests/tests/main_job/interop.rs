@@ -6,10 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use holdfast_tests::Journal;
+use holdfast_tests::{Journal, tree::walk};
 use serde_json::Value;
 
-use super::authority::{Product, Settings, Site, walk};
+use super::authority::{Product, Settings, Site};
 use super::run::{Ground, PATIENCE, World, below};
 use super::{SERVICE, Tested, ready};
 

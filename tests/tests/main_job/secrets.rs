@@ -11,11 +11,11 @@ use holdfast_tests::{
     FixtureError, Journal,
     process::{command, run},
     require::require_tool,
-    tree::contains,
+    tree::{contains, walk},
 };
 use serde_json::Value;
 
-use super::authority::{Product, Secret, Settings, Site, walk};
+use super::authority::{Product, Secret, Settings, Site};
 use super::run::{Ground, World, assert_code, text};
 use super::{SERVICE, Tested, ready};
 

@@ -10,7 +10,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use holdfast_writer_api::budget::freeze_budget;
 use holdfast_writer_api::state::{Event, Phase};
-use holdfast_writer_api::{BackupRequest, BackupType, PhaseContext, SealedKey, WriterError, WriterMetadata};
+use holdfast_writer_api::{
+    BackupRequest, BackupType, PhaseContext, SealedKey, WriterError, WriterMetadata, chain,
+};
 
 use super::Session;
 use super::attempt::Attempt;
@@ -46,11 +48,35 @@ impl<'s> Session<'s> {
         self.all_of(checked).map_err(|error| Attempt::writer("an expected writer is absent", error))
     }
 
+    /// What the writers that take no part say of themselves: their keys must not be stored among others' files
+    /// (promise P9). One that does not answer is told of and is no reason to leave the others without a backup.
+    pub(super) async fn bystanders(&mut self, taking_part: &[&ConfiguredWriter]) -> Vec<WriterMetadata> {
+        let takes_part = |id: &str| taking_part.iter().any(|writer| writer.entry.id == id);
+        let others = self.env.writers.iter().filter(|writer| !takes_part(&writer.entry.id));
+        let answers = join_all(others.map(|writer| writer.writer.identify())).await;
+        let mut described = Vec::new();
+        for answer in answers {
+            match answer {
+                Ok(metadata) => described.push(metadata),
+                Err(error) => {
+                    self.log.record_failure(&error);
+                    (self.env.note)(&format!(
+                        "`{}` takes no part and does not answer, so its keys are known to nobody here: {}",
+                        error.writer(),
+                        chain(&error)
+                    ));
+                }
+            }
+        }
+        described
+    }
+
     /// Preflight: all that can be refused before anybody is asked to prepare.
     pub(super) fn plan(
         &mut self,
         writers: &[&ConfiguredWriter],
         described: &[WriterMetadata],
+        bystanders: &[WriterMetadata],
     ) -> Result<CutPlan, Failure> {
         self.phase("preflight");
         let map = VolumeMap::read().map_err(|error| {
@@ -68,7 +94,7 @@ impl<'s> Session<'s> {
         let providers: Vec<Arc<dyn Provider>> =
             self.env.providers.build().into_iter().map(Arc::from).collect();
         let area = Shadows::area(&self.env.paths.state, self.env.config.backup.shadow_area.as_deref());
-        plan::plan(&wanted, &map, &providers, &area).map_err(|refused| {
+        plan::plan(&wanted, bystanders, &map, &providers, &area).map_err(|refused| {
             Failure::new(Exit::Refused, "the backup is refused before it begins", refused, NOTHING_CHANGED)
                 .help("`holdfast list writers` shows what each writer wants to have backed up")
         })
