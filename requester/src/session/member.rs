@@ -46,6 +46,8 @@ pub struct Member {
     /// Monotonic times of its hold, in nanoseconds.
     pub times: HoldTimes,
     participant: Box<dyn BackupParticipant>,
+    /// When the hold that was asked for ends by itself.
+    held_until: Option<Instant>,
     state: State,
     /// Moves made while held, to be recorded afterwards.
     moves: Vec<(u64, Event, State)>,
@@ -80,6 +82,7 @@ impl Member {
             mark: None,
             times: HoldTimes::default(),
             participant,
+            held_until: None,
             state: State::Stable,
             moves: Vec::with_capacity(8),
         }
@@ -100,9 +103,14 @@ impl Member {
         self.participant.holder()
     }
 
-    /// When it must be free again.
-    pub fn deadline(&self, called: Instant) -> Instant {
-        called + self.budget
+    /// Kept free at the end of the budget for the thaw, which may take 100 ms by the contract.
+    pub fn thaw_reserve(&self) -> Duration {
+        (self.budget / 8).clamp(Duration::from_millis(10), Duration::from_millis(100))
+    }
+
+    /// When its thaw has to be asked for at the latest, whoever else is waited for.
+    pub fn thaw_by(&self) -> Option<Instant> {
+        self.held_until?.checked_sub(self.thaw_reserve() / 2)
     }
 
     fn advance(&mut self, event: Event) {
@@ -174,6 +182,7 @@ impl Member {
     pub async fn freeze(&mut self, set: Uuid, limit: Duration) -> Result<(), WriterError> {
         self.advance(Event::FreezeStarted);
         self.times.called = Some(now_ns());
+        self.held_until = Some(Instant::now() + self.budget);
         let ctx = FreezeContext { set, budget: self.budget };
         let mark = guarded(&self.id, "freeze", limit, self.participant.freeze(&ctx)).await?;
         self.times.taken = Some(now_ns());
