@@ -115,6 +115,11 @@ pub enum Record {
     },
     /// Something came while a call was still being answered.
     Early {},
+    /// The requester hung up while the call was being answered: it waits no longer.
+    HungUp {
+        /// The method.
+        method: String,
+    },
     /// The hold was ended by its own deadline.
     Released {},
     /// A stream was read to its end.

@@ -242,6 +242,9 @@ impl Session {
         if self.wire.is_ahead() {
             self.note(Record::Early {})?;
         }
+        if self.wire.is_hung_up() {
+            self.note(Record::HungUp { method: method.to_owned() })?;
+        }
         self.note(Record::Answered {
             method: method.to_owned(),
             error: reply.answer.error.clone(),

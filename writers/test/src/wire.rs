@@ -81,6 +81,12 @@ impl Wire {
         !self.decoder.is_empty() || matches!(waiting, Ok((_, 1..)))
     }
 
+    /// Whether the requester will say nothing any more.
+    pub fn is_hung_up(&self) -> bool {
+        let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(recv(&self.socket, &mut [0; 1][..], peek), Ok((_, 0)))
+    }
+
     /// Sends an answer.
     ///
     /// # Errors

@@ -119,8 +119,10 @@ pub fn given_up(story: &Story<'_>) -> Vec<Found> {
         let ended = calls(one).any(|exchange| matches!(exchange.method, "BackupComplete" | "Abort"));
         // A hold that was not ended is worse, and another rule's.
         let held = one.first("Freeze").is_some_and(Exchange::is_done) && one.first("Thaw").is_none();
+        // What does not thaw is ended, which releases for certain.
+        let stuck = calls(one).any(|exchange| exchange.method == "Thaw" && exchange.failed());
         match one.closed() {
-            Some(closed) if !ended && !held && !one.is_broken() => {
+            Some(closed) if !ended && !held && !stuck && !one.is_broken() => {
                 vec![one.found(closed, "the conversation ended without `BackupComplete` or `Abort`")]
             }
             _ => Vec::new(),

@@ -47,6 +47,7 @@ pub fn whole(story: &Story<'_>) -> Vec<Found> {
             | Record::Called { .. }
             | Record::Answered { .. }
             | Record::Misbehaved { .. }
+            | Record::HungUp { .. }
             | Record::Early {}
             | Record::Released {}
             | Record::Streamed { .. }

@@ -106,7 +106,8 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         number: 9,
-        must: "A backup that was begun and is not completed MUST be given up by `Abort`.",
+        must: "A backup that was begun and is not completed MUST be given up by `Abort`, as long as anything can be said to the \
+               writer and its thaw did not fail.",
         check: backup::given_up,
     },
     Rule {

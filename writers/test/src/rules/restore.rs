@@ -84,7 +84,7 @@ pub fn not_after_failure(story: &Story<'_>) -> Vec<Found> {
             let is_failure = match exchange.outcome {
                 Outcome::Failed(_) => true,
                 Outcome::Lacking => !MAY_LACK.contains(&exchange.method),
-                Outcome::Done | Outcome::Broke(_) | Outcome::Nothing => false,
+                Outcome::Done | Outcome::Broke(_) | Outcome::HungUp | Outcome::Nothing => false,
             };
             if failed.is_none_or(|failed| lets_go_on(failed, &steps)) && is_failure {
                 failed = Some(exchange);

@@ -61,6 +61,8 @@ pub enum Outcome {
     Lacking,
     /// The writer broke the protocol; how.
     Broke(String),
+    /// The requester waited no longer.
+    HungUp,
     /// Nothing, as far as the journal goes.
     Nothing,
 }
@@ -134,6 +136,9 @@ impl<'j> Conversation<'j> {
                 let Some(exchange) = self.exchanges.last_mut().filter(|last| last.method == method) else {
                     return;
                 };
+                if exchange.outcome == Outcome::HungUp {
+                    return;
+                }
                 exchange.answered = Some(number);
                 exchange.answered_ns = Some(line.at_ns);
                 exchange.answer = Some(parameters);
@@ -155,6 +160,12 @@ impl<'j> Conversation<'j> {
                 };
                 exchange.answered = Some(number);
                 exchange.outcome = Outcome::Broke(format!("`{how}` in {method}"));
+            }
+            Record::HungUp { method } => {
+                let Some(exchange) = self.exchanges.last_mut().filter(|last| last.method == method) else {
+                    return;
+                };
+                exchange.outcome = Outcome::HungUp;
             }
             Record::Nonsense { .. }
             | Record::Early {}
@@ -201,9 +212,9 @@ impl<'j> Conversation<'j> {
         })
     }
 
-    /// Whether the writer broke the protocol: nothing can be said to it any more.
+    /// Whether the conversation broke off, by the writer or by the requester: nothing can be said any more.
     pub fn is_broken(&self) -> bool {
-        self.exchanges.iter().any(|exchange| matches!(exchange.outcome, Outcome::Broke(_)))
+        self.exchanges.iter().any(|exchange| matches!(exchange.outcome, Outcome::Broke(_) | Outcome::HungUp))
     }
 
     /// The line with which the requester, itself alive, ended the conversation.

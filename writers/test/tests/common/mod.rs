@@ -242,6 +242,7 @@ pub fn kinds(lines: &[Line]) -> Vec<String> {
         Record::Misbehaved { how, .. } => how.clone(),
         Record::Nonsense { .. } => "nonsense".to_owned(),
         Record::Early {} => "early".to_owned(),
+        Record::HungUp { .. } => "hung-up".to_owned(),
         Record::Released {} => "released".to_owned(),
         Record::Streamed { .. } => "streamed".to_owned(),
         Record::Ended { .. } => "ended".to_owned(),

@@ -341,6 +341,20 @@ pub fn allowed() -> Vec<(&'static str, Change)> {
             book.add(exchange(FRONT[1], "Thaw", json!({}), json!({"thawed": "released"})));
             give_up(book, &[FRONT[1]]);
         }),
+        ("a writer that does not thaw is ended without another word", |book| {
+            book.cut(book.answer(FRONT[1], "Thaw") + 1);
+            book.fail(BACK[1], "Thaw");
+            book.ended(BACK[1]);
+            give_up(book, &[FRONT[1]]);
+        }),
+        ("the requester waits no longer for a freeze", |book| {
+            let at = book.answer(BACK[1], "Freeze");
+            book.cut(at + 1);
+            book.lines.insert(at, loose(BACK[1], Record::HungUp { method: "Freeze".into() }));
+            book.ended(BACK[1]);
+            book.add(exchange(FRONT[1], "Thaw", json!({}), json!({"thawed": "released"})));
+            give_up(book, &[FRONT[1]]);
+        }),
         ("the requester died while it held", |book| {
             book.cut(book.answer(BACK[1], "Freeze") + 1);
             for pid in [FRONT[1], BACK[1]] {
