@@ -20,6 +20,7 @@ use crate::failure::{Exit, Failure, NOTHING_CHANGED};
 use crate::provider::Provider;
 use crate::session::member::Member;
 use crate::session::plan::{self, CutPlan, Wanted};
+use crate::session::sealed;
 use crate::session::shadows::Shadows;
 use crate::volume::VolumeMap;
 use crate::writers::ConfiguredWriter;
@@ -157,6 +158,12 @@ impl<'s> Session<'s> {
                 )
                 .into());
         }
+        if let Some(member) = members.iter().find(|m| has_keys(&m.id) && !m.metadata.capabilities.keys) {
+            let what = format!("writer `{}` declares keys, and says that it cannot seal them", member.id);
+            return Err(Failure::refused(Exit::Key, what)
+                .help("its own mistake: a writer with a component of keys declares the capability `keys`")
+                .into());
+        }
         let prepared = join_all(members.iter_mut().map(async |member| {
             let patience = member.patience;
             let ctx = PhaseContext { set, budget: patience };
@@ -167,7 +174,10 @@ impl<'s> Session<'s> {
                 let seal = async move |p: &mut dyn holdfast_writer_api::BackupParticipant| {
                     p.seal_keys(recipients).await
                 };
-                member.call(Phase::PrepareBackup, patience, seal).await?
+                let keys = member.call(Phase::PrepareBackup, patience, seal).await?;
+                let components = plan.components.iter().filter(|c| c.writer == member.id);
+                sealed::check(&member.id, components.map(|c| &c.component), &keys)?;
+                keys
             } else {
                 Vec::new()
             };
