@@ -119,6 +119,12 @@ impl<'s> Session<'s> {
             let user = user.into_iter().flatten().min();
             let budget =
                 freeze_budget(user, millis(metadata.freeze_budget_ms), millis(metadata.busy_timeout_ms));
+            if budget.is_zero() && metadata.capabilities.freeze {
+                let error =
+                    WriterError::rejected(&metadata.id, "it bears no hold: its freeze budget is 0 ms");
+                self.log.record_failure(&error);
+                return Err(Attempt::writer("a writer could not begin", error));
+            }
             let components = plan.components.iter().filter(|c| c.writer == metadata.id);
             let backup_type = reduced(self.options.backup_type, metadata);
             let request = BackupRequest {
