@@ -210,10 +210,13 @@ impl Session<'_> {
         let described = self.identify(&writers).await?;
         let bystanders = self.bystanders(&writers).await;
         let plan = self.plan(&writers, &described, &bystanders)?;
-        let mut members = self.begin(&writers, &described, &plan).await?;
+        let mut members = Vec::with_capacity(writers.len());
         let mut shadows = Shadows::new(self.set, self.env.paths);
         // From here on writers have begun, and shadow copies may exist. Whatever happens, that is undone below.
-        let mut result = self.with_members(&mut members, &plan, &mut shadows).await;
+        let mut result = match self.begin(&writers, &described, &plan, &mut members).await {
+            Ok(()) => self.with_members(&mut members, &plan, &mut shadows).await,
+            Err(attempt) => Err(attempt),
+        };
         if result.is_err() {
             self.abort(&mut members).await;
         }

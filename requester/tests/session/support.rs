@@ -25,6 +25,7 @@ use crate::shadows::{LATE, STICKY};
 pub enum Fault {
     None,
     Absent,
+    Begin,
     Prepare,
     PrepareSnapshot,
     FreezeFails,
@@ -106,6 +107,7 @@ impl Writer for FileWriter {
     }
     async fn begin_backup(&self, _: BackupRequest) -> Result<Box<dyn BackupParticipant>, WriterError> {
         let (id, dir, fault) = (self.id.clone(), self.dir.clone(), self.fault);
+        fails(&self.id, fault == Fault::Begin, ())?;
         Ok(Box::new(Run { id, dir, fault, held: None }))
     }
     async fn begin_restore(&self, _: RestoreRequest) -> Result<Box<dyn RestoreParticipant>, WriterError> {

@@ -101,15 +101,16 @@ impl<'s> Session<'s> {
         })
     }
 
-    /// Each writer's participant, with its budget and the kind of backup that it makes.
+    /// Each writer's participant, with its budget and the kind of backup that it makes. Those that have begun are in
+    /// `members`, also when one after them has not.
     pub(super) async fn begin(
         &mut self,
         writers: &[&ConfiguredWriter],
         described: &[WriterMetadata],
         plan: &CutPlan,
-    ) -> Result<Vec<Member>, Attempt> {
+        members: &mut Vec<Member>,
+    ) -> Result<(), Attempt> {
         let millis = |ms: Option<u64>| ms.map(Duration::from_millis);
-        let mut members = Vec::new();
         for (writer, metadata) in writers.iter().zip(described) {
             let user = [
                 self.options.freeze_budget,
@@ -142,7 +143,7 @@ impl<'s> Session<'s> {
             member.patience = writer.entry.common.patience.unwrap_or(member.patience);
             members.push(member);
         }
-        Ok(members)
+        Ok(())
     }
 
     /// The long work, and the keys: each writer's own, all writers at once.
