@@ -83,9 +83,22 @@ impl Holdfast {
     /// # Errors
     /// [`FixtureError::Io`].
     pub fn new() -> Result<Self, FixtureError> {
+        Self::new_in(&env::temp_dir())
+    }
+
+    /// The same in memory, where the machine has such a place: for tests that watch times, and not what lasts.
+    ///
+    /// # Errors
+    /// [`FixtureError::Io`].
+    pub fn in_memory() -> Result<Self, FixtureError> {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { Self::new_in(memory) } else { Self::new() }
+    }
+
+    fn new_in(folder: &Path) -> Result<Self, FixtureError> {
         let root = tempfile::Builder::new()
             .prefix("holdfast-world-")
-            .tempdir()
+            .tempdir_in(folder)
             .map_err(FixtureError::io("make a scratch folder"))?;
         for folder in ["state", "run"] {
             process::create_dir(&root.path().join(folder))?;

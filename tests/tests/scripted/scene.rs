@@ -3,11 +3,9 @@
 //! `odd` is frozen last and thawed first: while it misbehaves, everybody else is held. `calm` is frozen first.
 
 use std::{
-    collections::BTreeSet,
     fs,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use holdfast_tests::{
@@ -16,7 +14,7 @@ use holdfast_tests::{
     watch::SqliteWriter,
 };
 use holdfast_writer_test::{
-    journal::{self, Process, Record},
+    journal::{self, Process},
     rules,
 };
 
@@ -42,15 +40,18 @@ pub struct Scene {
 impl Scene {
     /// A new one, without a repository.
     pub fn new() -> Result<Self, FixtureError> {
-        let mut world = Holdfast::new()?;
+        let mut world = Holdfast::in_memory()?;
+        // A panic in a freeze has no time to be looked up in a debug build.
+        world.set_environment("RUST_BACKTRACE", "0");
         let root = world.root().to_owned();
         let database = root.join("app.db");
         // A long busy timeout and a pause: it is the hold that is watched, not the machine's speed.
         let gap = Duration::from_millis(10);
         let application = SqliteWriter::start_with(&database, Journal::Wal, Duration::from_secs(20), gap)?;
         world.config().recipients([RECIPIENT]);
+        // `odd` comes last: whatever it does, the others have begun.
         world.config().writer("app", "sqlite").set("database", database).set("patience", PATIENCE);
-        for id in ["odd", "calm"] {
+        for id in ["calm", "odd"] {
             fs::create_dir_all(root.join(id)).expect("a folder");
             fs::write(root.join(id).join("file"), THEN).expect("a file");
             fs::write(root.join(format!("{id}.lock")), "").expect("a lock");
@@ -109,23 +110,21 @@ impl Scene {
     pub fn run(&self, arguments: &[&str]) -> Result<Run, FixtureError> {
         // Most often there is one.
         let _ = fs::remove_file(self.journal());
+        self.go_on(arguments)
+    }
+
+    /// Runs the command, and goes on with the journal.
+    pub fn go_on(&self, arguments: &[&str]) -> Result<Run, FixtureError> {
         self.world.run_within(Duration::from_secs(60), arguments)
+    }
+
+    /// The restores that are not over.
+    pub fn registered(&self) -> impl Iterator<Item = String> + use<> {
+        names(&self.world.state_dir().join("restores"))
     }
 
     pub fn journal(&self) -> PathBuf {
         self.world.root().join("journal")
-    }
-
-    /// What `writer` was asked, in order.
-    pub fn asked(&self, writer: &str) -> Vec<String> {
-        let lines = journal::read(&self.journal()).expect("a journal");
-        let of_writer = lines.into_iter().filter(|line| line.writer == writer);
-        of_writer
-            .filter_map(|line| match line.record {
-                Record::Called { method, .. } => Some(method),
-                _ => None,
-            })
-            .collect()
     }
 
     pub fn data(&self, writer: &str) -> PathBuf {
@@ -184,7 +183,7 @@ impl Scene {
     }
 }
 
-fn names(folder: &Path) -> impl Iterator<Item = String> {
+fn names(folder: &Path) -> impl Iterator<Item = String> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
 }

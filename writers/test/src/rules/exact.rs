@@ -137,7 +137,9 @@ pub fn complete(story: &Story<'_>) -> Vec<Found> {
                 wrong(format!("completed were {}, begun {}", of_end.join(", "), of_begin.join(", ")));
             }
             let made = one.first("PrepareBackup").and_then(|prepared| prepared.reply::<Prepared>());
-            let made = made.map_or(request.backup_type, |prepared| prepared.backup_type);
+            let chosen = made.map(|prepared| prepared.backup_type);
+            let made =
+                chosen.filter(|made| may_become(request.backup_type, *made)).unwrap_or(request.backup_type);
             if outcome.backup_type != made {
                 wrong(format!("the kind is {:?}, the writer made {made:?}", outcome.backup_type));
             }
@@ -258,4 +260,12 @@ fn streams_of(one: &Conversation<'_>) -> Vec<Found> {
         }
     }
     found
+}
+
+/// Whether a writer may make `made` where it was asked for `asked`: a full in place of what builds on one.
+const fn may_become(asked: BackupType, made: BackupType) -> bool {
+    matches!(
+        (asked, made),
+        (BackupType::Incremental | BackupType::Differential | BackupType::Log, BackupType::Full)
+    )
 }

@@ -134,8 +134,9 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         number: 15,
-        must: "`BackupComplete` MUST name exactly the components of the backup, the kind that `PrepareBackup` answered, \
-               and only logs that were listed, none if the kind may not truncate.",
+        must: "`BackupComplete` MUST name exactly the components of the backup, the kind that was asked for \
+               or the full that `PrepareBackup` answered in its place, and only logs that were listed, none if the kind \
+               may not truncate.",
         check: exact::complete,
     },
     Rule {

@@ -192,9 +192,14 @@ pub fn all() -> Vec<(u8, &'static str, Spoil)> {
         (15, "a component is missing at the end", |book, _| {
             book.parameters(BACK[1], "BackupComplete")["succeeded"] = json!([{"name": "data"}]);
         }),
-        (15, "another kind than the writer made", |book, _| {
+        (15, "an increment where the writer made a full", |book, _| {
             book.parameters(BACK[1], "BeginBackup")["backup_type"] = json!("incremental");
             book.parameters(BACK[1], "BackupComplete")["backup_type"] = json!("incremental");
+        }),
+        (15, "a kind that nobody asked for", |book, _| {
+            book.reply(BACK[1], "PrepareBackup")["backup_type"] = json!("log");
+            book.parameters(BACK[1], "BackupComplete")["backup_type"] = json!("log");
+            book.parameters(BACK[1], "BackupComplete")["stored_logs"] = json!([]);
         }),
         (15, "a log that was not listed", |book, _| {
             book.parameters(BACK[1], "BackupComplete")["stored_logs"] = json!(["log.2"]);
