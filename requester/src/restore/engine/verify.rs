@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use holdfast_store_keys::sealed_to;
 use holdfast_writer_api::document::KeysState;
-use holdfast_writer_api::{RecoverContext, RestoreRequest, StagedFiles, WriterError};
+use holdfast_writer_api::{RecoverContext, RestoreRequest, StagedFiles};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -300,10 +300,9 @@ async fn by_its_writer(
     let asked = async {
         let mut participant = configured.writer.begin_restore(request).await?;
         let mut found = participant.check(&laid.staged).await?.findings;
-        match participant.recover(&laid.staged, &RecoverContext::default()).await {
-            Ok(recovered) => checks.extend(recovered.done.into_iter().map(|done| good("recovery", done))),
-            Err(WriterError::Unsupported { .. }) if !writer.metadata.capabilities.recover => {}
-            Err(error) => return Err(error),
+        if writer.metadata.capabilities.recover {
+            let recovered = participant.recover(&laid.staged, &RecoverContext::default()).await?;
+            checks.extend(recovered.done.into_iter().map(|done| good("recovery", done)));
         }
         found.extend(participant.verify(&laid.staged).await?.findings);
         Ok(found)
