@@ -231,30 +231,44 @@ pub fn read(path: &Path) -> Result<Vec<Line>, JournalError> {
 impl Process {
     /// The one that runs this.
     pub fn this() -> Self {
-        let pid = std::process::id();
-        Self { pid, since: Self::stat(pid).map_or(0, |(_, since)| since) }
+        Self::of(std::process::id())
     }
 
     /// The one that has this number now.
     pub fn of(pid: u32) -> Self {
-        Self { pid, since: Self::stat(pid).map_or(0, |(_, since)| since) }
+        Self { pid, since: Self::stat(pid).map_or(0, |stat| stat.since) }
     }
 
     /// Whether it runs. A zombie holds nothing, and does not.
     pub fn is_alive(self) -> bool {
-        matches!(Self::stat(self.pid), Some((state, since)) if state != 'Z' && state != 'X' && since == self.since)
+        Self::stat(self.pid).is_some_and(|stat| !stat.is_dead && stat.since == self.since)
     }
 
-    /// Its state, and when it started.
-    fn stat(pid: u32) -> Option<(char, u64)> {
+    /// Whether it runs and is not about to end: the sockets of one that dies are closed before it is gone.
+    pub fn is_well(self) -> bool {
+        self.is_alive() && Self::stat(self.pid).is_some_and(|stat| !stat.is_exiting)
+    }
+
+    /// What the kernel says of it.
+    fn stat(pid: u32) -> Option<Stat> {
         let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
         // The second field is a name in parentheses, and may contain anything.
         let end = text.iter().rposition(|byte| *byte == b')')?;
         let mut fields = std::str::from_utf8(text.get(end + 1..)?).ok()?.split_ascii_whitespace();
-        let state = fields.next()?.chars().next()?;
-        // State is field 3, the start time field 22.
-        Some((state, fields.nth(18)?.parse().ok()?))
+        // State is field 3, flags are field 9, the start time is field 22.
+        let is_dead = matches!(fields.next()?, "Z" | "X");
+        let flags: u32 = fields.nth(5)?.parse().ok()?;
+        Some(Stat { is_dead, is_exiting: flags & PF_EXITING != 0, since: fields.nth(12)?.parse().ok()? })
     }
+}
+
+/// Set by the kernel before it closes anything of a process that ends.
+const PF_EXITING: u32 = 4;
+
+struct Stat {
+    is_dead: bool,
+    is_exiting: bool,
+    since: u64,
 }
 
 /// Nanoseconds of the machine's monotonic clock.
@@ -286,7 +300,7 @@ mod tests {
             let last = read(&path).unwrap().pop().unwrap();
             assert_eq!((last.writer.as_str(), last.process, last.record), ("w", Process::this(), record));
         }
-        assert!(Process::this().is_alive());
+        assert!(Process::this().is_alive() && Process::this().is_well());
         assert!(!Process { since: 1, ..Process::this() }.is_alive());
     }
 

@@ -43,8 +43,9 @@ pub enum ServeError {
 /// [`ServeError`]; what was held is released when the process ends, at the latest.
 pub fn serve(socket: OwnedFd) -> Result<(), ServeError> {
     let wire = Wire::new(socket).map_err(ServeError::NoSocket)?;
-    let mut session = Session { wire, requester: parent(), journal: None, before: Vec::new(), played: None };
-    session.note(Record::Started { requester: session.requester })?;
+    let requester = journal::Process::of(parent());
+    let mut session = Session { wire, requester, journal: None, before: Vec::new(), played: None };
+    session.note(Record::Started { requester: requester.pid })?;
     loop {
         let until = session.played.as_ref().and_then(|played| played.application.held_until());
         let came = session.wire.next(until);
@@ -103,7 +104,7 @@ pub struct Played {
 /// The process.
 pub struct Session {
     pub wire: Wire,
-    requester: u32,
+    requester: journal::Process,
     journal: Option<Journal>,
     /// What happened before the journal's place was known.
     before: Vec<Record>,
@@ -130,7 +131,7 @@ impl Session {
 
     /// The requester has closed the socket, or nobody reads it.
     pub fn ended(&mut self) -> Result<(), ServeError> {
-        self.note(Record::Ended { requester_gone: parent() != self.requester })
+        self.note(Record::Ended { requester_gone: !self.requester.is_well() })
     }
 
     fn keep_deadline(&mut self) -> Result<(), ServeError> {

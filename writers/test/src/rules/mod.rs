@@ -197,7 +197,8 @@ pub static RULES: &[Rule] = &[
     Rule {
         number: 27,
         must: "A restore MUST be registered only after its `Check`, recovered only when it is registered, and its steps \
-               run only after `Verify`; in an earlier conversation or in this one.",
+               run only after `Verify`; in an earlier conversation or in this one. What is elsewhere and only tried \
+               out needs no registration.",
         check: restore::only_after,
     },
     Rule {

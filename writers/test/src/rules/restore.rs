@@ -14,12 +14,8 @@ use super::story::{Conversation, Exchange, Outcome, Story};
 const PHASES: [&str; 7] =
     ["Check", "Register", "RegisterComplete", "Recover", "Verify", "RunStep", "Unregister"];
 
-/// A phase, and what must have been done before, for this set.
+/// A phase, and what must have been done before: for this set, and by all of its writers.
 const AFTER: [(&str, &str); 4] =
-    [("Register", "Check"), ("RegisterComplete", "Register"), ("Recover", "Register"), ("RunStep", "Verify")];
-
-/// What all must have done before anybody is asked the next.
-const TOGETHER: [(&str, &str); 4] =
     [("Register", "Check"), ("RegisterComplete", "Register"), ("Recover", "Register"), ("RunStep", "Verify")];
 
 /// Those that a writer need not have.
@@ -100,9 +96,14 @@ fn lets_go_on(failed: &Exchange<'_>, steps: &[HookStep]) -> bool {
     steps.iter().any(|step| step.name == *name && step.on_failure == OnFailure::Continue)
 }
 
+/// Whether it only tries out what a set holds, as a verification does: a copy that is not the application's.
+fn is_trial(one: &Conversation<'_>, request: &RestoreRequest) -> bool {
+    !request.in_place && one.first("Register").is_none()
+}
+
 pub fn only_after(story: &Story<'_>) -> Vec<Found> {
     let mut found = Vec::new();
-    for (one, _, request) in story.restores() {
+    for (one, _, request) in story.restores().filter(|(one, _, request)| !is_trial(one, request)) {
         for (phase, before) in AFTER {
             let Some(call) = one.first(phase) else { continue };
             let done = story.restores().any(|(other, _, theirs)| {
@@ -179,7 +180,7 @@ fn not_of(request: &RestoreRequest, stored: &[holdfast_writer_api::ComponentRef]
 
 pub fn together(story: &Story<'_>) -> Vec<Found> {
     let mut found = Vec::new();
-    let restores: Vec<_> = story.restores().collect();
+    let restores: Vec<_> = story.restores().filter(|(one, _, request)| !is_trial(one, request)).collect();
     for (one, _, request) in &restores {
         // Those that one process restores from one set, and that take part in more than a plan.
         let others: Vec<_> = restores
@@ -189,7 +190,7 @@ pub fn together(story: &Story<'_>) -> Vec<Found> {
             })
             .filter(|(other, ..)| other.first("Check").is_some())
             .collect();
-        for (phase, before) in TOGETHER {
+        for (phase, before) in AFTER {
             let Some(call) = one.first(phase) else { continue };
             let late = others.iter().filter(|(other, ..)| {
                 !other.exchanges.iter().any(|exchange| was_done(exchange, before, call.line))

@@ -403,6 +403,15 @@ pub fn allowed() -> Vec<(&'static str, Change)> {
             again.ended(15);
             book.add(again.lines);
         }),
+        ("what the set holds is tried out elsewhere", |book| {
+            for pid in [FRONT[2], BACK[2]] {
+                book.parameters(pid, "BeginRestore")["in_place"] = json!(false);
+                book.cut_after(pid, "Verify");
+                book.without(pid, "RegisterComplete");
+                book.without(pid, "Register");
+                book.ended(pid);
+            }
+        }),
         ("a step whose failure lets go on", |book| {
             book.reply(FRONT[2], "PostRestoreSteps")["steps"][0]["on_failure"] = json!("continue");
             book.fail(FRONT[2], "RunStep");
