@@ -12,3 +12,5 @@ mod restore;
 mod scene;
 #[path = "scripted/table.rs"]
 mod table;
+#[path = "scripted/together.rs"]
+mod together;

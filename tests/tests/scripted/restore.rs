@@ -5,7 +5,7 @@ use std::fs;
 use holdfast_tests::FixtureError;
 
 use super::{
-    scene::{NOW, Scene, THEN},
+    scene::{NOW, Scene, THEN, Told},
     table::{Case, Expected, Place, cases, go_through, unlike},
 };
 
@@ -80,9 +80,18 @@ fn both(scene: &Scene, when: &str, expected: Data) -> Vec<String> {
     vec![format!("{when}: the data of both are to be {expected:?}, and are {stand:?}")]
 }
 
+/// The scripted writers alone; the application goes on.
+const RESTORE: [&str; 7] = ["restore", "latest", "--writer", "odd", "--writer", "calm", "--assume-stopped"];
+
+fn make(scene: &Scene, content: &str) {
+    for writer in ["odd", "calm"] {
+        fs::write(scene.data(writer), content).expect("the data");
+    }
+}
+
 fn with_a_set() -> Result<Scene, FixtureError> {
     let mut scene = Scene::new()?;
-    scene.script_with("odd", "", false);
+    scene.tell("odd", &Told::without_keys("odd", ""));
     scene.run(&["backup"])?.success()?;
     scene.sets = 1;
     Ok(scene)
@@ -90,18 +99,15 @@ fn with_a_set() -> Result<Scene, FixtureError> {
 
 /// Restores, and then finishes what is left to be finished, with a writer that does right.
 fn run(scene: &mut Scene, case: Case) -> Result<Vec<String>, FixtureError> {
-    for writer in ["odd", "calm"] {
-        fs::write(scene.data(writer), NOW).expect("the data");
-    }
+    make(scene, NOW);
     let (expected, stands) = expected(case);
-    scene.script_with("odd", &case.step(), false);
-    let only_these = ["--writer", "odd", "--writer", "calm", "--assume-stopped"];
-    let run = scene.run(&[["restore", "latest"].as_slice(), &only_these].concat())?;
+    scene.tell("odd", &Told::without_keys("odd", &case.step()));
+    let run = scene.run(&RESTORE)?;
     let mut wrong = unlike(&run, &expected);
     wrong.extend(both(scene, "after the restore", stands));
     wrong.extend(scene.wrong());
 
-    scene.script_with("odd", "", false);
+    scene.tell("odd", &Told::without_keys("odd", ""));
     let recovered = scene.go_on(&["recover", "--assume-stopped"])?;
     wrong.extend(unlike(&recovered, &Expected { exit: 0, says: vec![], one_of: &[] }));
     let ends = if stands == Data::Now { Data::Now } else { Data::Then };
@@ -122,4 +128,49 @@ fn whatever_a_writer_does_in_a_restore_is_told_and_can_be_finished() {
 #[ignore = "soak: the whole table"]
 fn every_misbehaviour_in_every_phase_of_a_restore() {
     go_through(&cases(&PLACES, &[]), with_a_set, run);
+}
+
+/// What a script says besides, and how the restore ends.
+#[test]
+fn what_a_writer_says_of_itself_decides_how_its_restore_goes() -> Result<(), FixtureError> {
+    let scene = with_a_set()?;
+    let told = |steps: &str| Told::without_keys("odd", steps);
+    let ready =
+        "[[on]]\nphase = \"online-state\"\ndo = \"answer\"\njson = '{\"state\": \"ready\"}'\nnth = 2\n";
+    let lacking = ["register", "register-complete", "unregister"].map(|phase| {
+        let class = "org.varlink.service.MethodNotFound";
+        format!("[[on]]\nphase = \"{phase}\"\ndo = \"fail\"\nclass = \"{class}\"\n")
+    });
+    let failing = "[[on]]\nphase = \"run-step\"\ndo = \"fail\"\n";
+    let runs = &["it runs, says its writer", "nothing was changed"][..];
+    let mut wrong = Vec::new();
+    for (what, told, exit, says, stands) in [
+        ("it runs", Told { online: "ready", ..told("") }, 4, runs, Data::Now),
+        ("it runs again when it is to be moved", told(ready), 4, runs, Data::Now),
+        ("it has no registration of its own", told(&lacking.concat()), 0, &[], Data::Then),
+        ("it has nothing to recover", Told { recover: false, ..told("") }, 0, &[], Data::Then),
+        (
+            "its step may fail",
+            Told { on_failure: "continue", ..told(failing) },
+            0,
+            &["starts it"],
+            Data::Then,
+        ),
+    ] {
+        make(&scene, THEN);
+        // What it says of itself is stored with the set.
+        scene.tell("odd", &Told { steps: String::new(), ..told });
+        scene.run(&["backup"])?.success()?;
+        scene.tell("odd", &told);
+        make(&scene, NOW);
+        // The backup's part of the journal is gone.
+        let run = scene.run(&RESTORE)?;
+        let mut found = unlike(&run, &Expected { exit, says: says.to_vec(), one_of: &[] });
+        found.extend(both(&scene, "after the restore", stands));
+        found.extend(scene.wrong().into_iter().filter(|one| !one.contains("snapshots")));
+        found.extend(scene.registered().map(|name| format!("still registered: {name}")));
+        wrong.extend(found.into_iter().map(|one| format!("{what}: {one}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    scene.stop()
 }

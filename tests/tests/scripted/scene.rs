@@ -29,6 +29,32 @@ pub const THEN: &str = "then\n";
 /// … what is in them when they are restored.
 pub const NOW: &str = "now\n";
 
+/// What a scripted writer is told.
+pub struct Told {
+    /// `[[on]]` and `[[look]]`.
+    pub steps: String,
+    pub level: &'static str,
+    /// It has a key to be sealed.
+    pub keys: bool,
+    pub recover: bool,
+    pub online: &'static str,
+    /// What it means when its step after a restore fails.
+    pub on_failure: &'static str,
+}
+
+impl Told {
+    pub fn with(writer: &str, steps: &str) -> Self {
+        let level = if writer == "odd" { "system" } else { "front_end" };
+        let steps = steps.to_owned();
+        Self { steps, level, keys: writer == "odd", recover: true, online: "down", on_failure: "stop" }
+    }
+
+    /// The same, with nothing that a restore would need an identity for.
+    pub fn without_keys(writer: &str, steps: &str) -> Self {
+        Self { keys: false, ..Self::with(writer, steps) }
+    }
+}
+
 /// A world with its applications.
 pub struct Scene {
     pub world: Holdfast,
@@ -66,28 +92,30 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Gives `writer` a script with these steps; `odd` has a key to seal if `keys`.
+    /// Gives `writer` a script with these steps, and nothing else that is special.
     pub fn script(&self, writer: &str, steps: &str) {
-        self.script_with(writer, steps, writer == "odd");
+        self.tell(writer, &Told::with(writer, steps));
     }
 
-    pub fn script_with(&self, writer: &str, steps: &str, keys: bool) {
+    /// Gives `writer` a script.
+    pub fn tell(&self, writer: &str, told: &Told) {
         let root = self.world.root();
-        let level = if writer == "odd" { "system" } else { "front_end" };
         let (lock, data) = (root.join(format!("{writer}.lock")), root.join(writer));
+        let Told { steps, level, keys, recover, online, on_failure } = told;
         let mut script = format!(
             r#"
             hold = {lock:?}
+            online = "{online}"
             [[steps]]
             name = "restart"
             description = "starts it"
             timeout_ms = 2000
-            on_failure = "stop"
+            on_failure = "{on_failure}"
             {steps}
             [metadata]
             freeze_level = "{level}"
             freeze_budget_ms = 900
-            capabilities = {{ freeze = true, keys = {keys}, recover = true, post_restore = true }}
+            capabilities = {{ freeze = true, keys = {keys}, recover = {recover}, post_restore = true }}
             [[metadata.components]]
             kind = "file_group"
             name = "data"
@@ -96,7 +124,7 @@ impl Scene {
             files = [{{ path = {data:?}, pattern = "*", recursive = true, role = "data" }}]
             "#
         );
-        if keys {
+        if *keys {
             let key = root.join(format!("{writer}.key"));
             script += &format!(
                 "[[metadata.components]]\nkind = \"keys\"\nname = \"key\"\nselectable = false\n\
