@@ -33,26 +33,39 @@ pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| match env::var_os("HOLDFAST_BIN") {
         Some(path) => PathBuf::from(path),
-        None => build().unwrap_or_else(|error| panic!("{error}")),
+        None => build("holdfast", "holdfast").unwrap_or_else(|error| panic!("{error}")),
+    })
+}
+
+/// The path of the scripted writer: beside `$HOLDFAST_BIN`, else what cargo builds (once per process) beside this test.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn test_writer() -> &'static Path {
+    const NAME: &str = "holdfast-test-writer";
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| match env::var_os("HOLDFAST_BIN") {
+        Some(path) => PathBuf::from(path).with_file_name(NAME),
+        None => build("holdfast-writer-test", NAME).unwrap_or_else(|error| panic!("{error}")),
     })
 }
 
 /// Cargo itself knows best whether the binary is older than its sources.
-fn build() -> Result<PathBuf, FixtureError> {
+fn build(package: &str, name: &str) -> Result<PathBuf, FixtureError> {
     let test = env::current_exe().map_err(FixtureError::io("find this test's own binary"))?;
     // TARGET/PROFILE/deps/TEST
     let profile = test.ancestors().nth(2).unwrap_or(Path::new("target/debug"));
     let target = profile.parent().unwrap_or(Path::new("target"));
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut cargo = command(cargo);
-    cargo.args(["build", "--quiet", "--all-features", "--package", "holdfast", "--bin", "holdfast"]);
+    cargo.args(["build", "--quiet", "--all-features", "--package", package, "--bin", name]);
     cargo.arg("--manifest-path");
     cargo.arg(crate::require::workspace_root().join("Cargo.toml")).arg("--target-dir").arg(target);
     if profile.ends_with("release") {
         cargo.arg("--release");
     }
     process::run(&mut cargo, Duration::from_secs(1200))?;
-    Ok(profile.join("holdfast"))
+    Ok(profile.join(name))
 }
 
 /// A scratch world for the command; gone when dropped.

@@ -99,6 +99,10 @@ impl WriterMetadata {
     /// [`WriterError::Rejected`], naming the component and the rule.
     pub fn check(&self) -> Result<(), WriterError> {
         let reject = |why: String| Err(WriterError::rejected(&self.id, format!("metadata: {why}")));
+        if self.schema != METADATA_SCHEMA {
+            // Stored, nobody could read it again.
+            return reject(format!("its schema is `{}`; this version reads `{METADATA_SCHEMA}`", self.schema));
+        }
         if self.components.is_empty() {
             return reject("no component is declared".into());
         }
@@ -526,5 +530,7 @@ mod tests {
         let mut none = metadata();
         none.components.clear();
         assert!(none.check().is_err());
+        let foreign = WriterMetadata { schema: "holdfast.writer-metadata/9".into(), ..metadata() };
+        assert!(foreign.check().is_err());
     }
 }

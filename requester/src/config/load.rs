@@ -221,13 +221,14 @@ mod tests {
     fn a_writer_keeps_its_own_settings_and_the_requester_its_own() {
         let config = load_text(
             "[repository]\nlocation = \"/r\"\n\n[[writer]]\nid = \"ca\"\ntype = \"sqlite\"\n\
-             freeze-budget = \"900ms\"\ndatabase = \"/d\"\n",
+             freeze-budget = \"900ms\"\npatience = \"1m\"\ndatabase = \"/d\"\n",
         )
         .unwrap();
         let writer = &config.writers[0];
         assert_eq!(writer.settings, serde_json::json!({"database": "/d"}));
         assert_eq!(writer.common.freeze_budget, Some(std::time::Duration::from_millis(900)));
-        assert_eq!(writer.source.line_of("database"), 8);
+        assert_eq!(writer.common.patience, Some(std::time::Duration::from_secs(60)));
+        assert_eq!(writer.source.line_of("database"), 9);
     }
 
     #[test]

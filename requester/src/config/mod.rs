@@ -123,6 +123,9 @@ pub struct WriterCommon {
     /// The longest hold of this writer.
     #[serde(default, deserialize_with = "duration::optional")]
     pub freeze_budget: Option<Duration>,
+    /// How long one call of this writer may take while nothing is held; default: ten minutes, less for short ones.
+    #[serde(default, deserialize_with = "duration::optional")]
+    pub patience: Option<Duration>,
     /// The user the writer's process runs as; default: the owner of its first file, when we are root.
     pub run_as: Option<String>,
     /// The systemd unit of the application.
@@ -137,8 +140,18 @@ pub struct WriterCommon {
 }
 
 /// The keys of [`WriterCommon`], so that the rest can be told apart.
-const COMMON_KEYS: [&str; 9] =
-    ["program", "arguments", "provider", "freeze-budget", "run-as", "unit", "pid-file", "probe", "stop"];
+const COMMON_KEYS: [&str; 10] = [
+    "program",
+    "arguments",
+    "provider",
+    "freeze-budget",
+    "patience",
+    "run-as",
+    "unit",
+    "pid-file",
+    "probe",
+    "stop",
+];
 
 /// A place in a configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

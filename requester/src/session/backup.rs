@@ -41,9 +41,6 @@ use crate::provider::Providers;
 use crate::repository::ProgressFn;
 use crate::writers::ConfiguredWriter;
 
-/// How long each call of a writer may take while nothing is held.
-const PREPARE: Duration = Duration::from_secs(600);
-
 /// How long a writer may take to give its part up.
 const GIVE_UP: Duration = Duration::from_secs(2);
 

@@ -13,9 +13,6 @@ use uuid::Uuid;
 use super::events::{EventLog, What};
 use super::member::Member;
 
-/// Kept free at the end of the shortest hold, for the thaw itself.
-const THAW_RESERVE: Duration = Duration::from_millis(10);
-
 /// How long the levels above wait for the thaw of those below, which is to take 100 ms at most.
 const THAW_PATIENCE: Duration = Duration::from_millis(250);
 
@@ -119,34 +116,33 @@ where
 
 /// Returns the moment by which the shortest hold needs the cut to be done.
 async fn freeze_all(members: &mut [Member], set: Uuid) -> Result<Instant, WriterError> {
-    let mut deadline: Option<Instant> = None;
+    let mut cut_by: Option<Instant> = None;
     for level in FreezeLevel::ALL {
         let mut freezing = FuturesUnordered::new();
         let called = Instant::now();
-        let mut own_deadlines: Option<Instant> = None;
+        let mut of_level: Option<Instant> = None;
         for member in members.iter_mut().filter(|member| member.level == level) {
-            let own = member.deadline(called);
-            own_deadlines = Some(own_deadlines.map_or(own, |earliest| earliest.min(own)));
+            let own = called + member.budget.saturating_sub(member.thaw_reserve());
+            of_level = Some(of_level.map_or(own, |earliest| earliest.min(own)));
             // Whoever is held already sets the limit for all that follow.
-            let until = deadline.map_or(own, |earliest| earliest.min(own));
-            let limit = until.saturating_duration_since(called).saturating_sub(THAW_RESERVE);
-            freezing.push(member.freeze(set, limit));
+            let until = cut_by.map_or(own, |earliest| earliest.min(own));
+            freezing.push(member.freeze(set, until.saturating_duration_since(called)));
         }
         while let Some(frozen) = freezing.next().await {
             // The others' freezes are given up right here, by dropping their futures.
             frozen?;
         }
-        deadline = match (deadline, own_deadlines) {
+        cut_by = match (cut_by, of_level) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
     }
-    let longest = Instant::now() + holdfast_writer_api::budget::LONGEST;
-    Ok(deadline.unwrap_or(longest).checked_sub(THAW_RESERVE).unwrap_or(longest))
+    Ok(cut_by.unwrap_or_else(|| Instant::now() + holdfast_writer_api::budget::LONGEST))
 }
 
 /// Thaws in reverse order of freezing, all of a level together. Goes on whatever fails, and waits for nobody longer than
-/// [`THAW_PATIENCE`] before the next level is asked: one that is stuck keeps no other held.
+/// [`THAW_PATIENCE`], nor until the next hold's time is over, before the next level is asked: one that is stuck keeps no
+/// other held.
 async fn thaw_all(members: &mut [Member]) -> (usize, Vec<WriterError>) {
     let mut held: Vec<_> = members.iter_mut().filter(|member| member.state().may_be_held()).collect();
     let asked = held.len();
@@ -156,8 +152,10 @@ async fn thaw_all(members: &mut [Member]) -> (usize, Vec<WriterError>) {
         let of_level;
         (of_level, held) = held.into_iter().partition(|member| member.level == level);
         thawing.extend(of_level.into_iter().map(|member: &mut Member| member.thaw()));
-        let until = tokio::time::Instant::now() + THAW_PATIENCE;
-        while let Ok(Some(thawed)) = tokio::time::timeout_at(until, thawing.next()).await {
+        let patient = Instant::now() + THAW_PATIENCE;
+        let in_time = held.iter().filter_map(|member| member.thaw_by()).min();
+        let until = in_time.map_or(patient, |in_time| in_time.min(patient));
+        while let Ok(Some(thawed)) = tokio::time::timeout_at(until.into(), thawing.next()).await {
             failures.extend(thawed.err());
         }
     }
@@ -273,6 +271,10 @@ mod tests {
             let released = |level| members.iter().find(|m| m.level == level).unwrap().times.released;
             for other in [System, BackEnd, FrontEnd].into_iter().filter(|level| *level != slow) {
                 assert!(released(other) < released(slow), "{other:?} waited for {slow:?}");
+                // Its own time is shorter than the patience with the slow one.
+                let called = members.iter().find(|m| m.level == other).unwrap().times.called;
+                let held = Duration::from_nanos(released(other).unwrap() - called.unwrap());
+                assert!(held < THAW_PATIENCE, "{other:?} was held for {held:?}");
             }
         }
     }

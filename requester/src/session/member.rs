@@ -22,7 +22,10 @@ use super::events::{EventLog, What, now_ns};
 const THAW_LIMIT: Duration = Duration::from_secs(7);
 
 /// How long `prepare_snapshot` may take.
-pub const PREPARE_SNAPSHOT: Duration = Duration::from_secs(60);
+const PREPARE_SNAPSHOT: Duration = Duration::from_secs(60);
+
+/// How long any other call may take while nothing is held, unless the configuration says otherwise.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A writer in a session.
 pub struct Member {
@@ -32,6 +35,8 @@ pub struct Member {
     pub level: FreezeLevel,
     /// Its budget from freeze to thaw.
     pub budget: Duration,
+    /// How long each of its calls may take while nothing is held.
+    pub patience: Duration,
     /// The kind of backup it makes: what was asked for, reduced to what it can.
     pub backup_type: BackupType,
     /// What it said of itself when the session began.
@@ -41,6 +46,8 @@ pub struct Member {
     /// Monotonic times of its hold, in nanoseconds.
     pub times: HoldTimes,
     participant: Box<dyn BackupParticipant>,
+    /// When the hold that was asked for ends by itself.
+    held_until: Option<Instant>,
     state: State,
     /// Moves made while held, to be recorded afterwards.
     moves: Vec<(u64, Event, State)>,
@@ -69,11 +76,13 @@ impl Member {
             id: metadata.id.clone(),
             level: metadata.freeze_level,
             budget,
+            patience: PATIENCE,
             backup_type,
             metadata,
             mark: None,
             times: HoldTimes::default(),
             participant,
+            held_until: None,
             state: State::Stable,
             moves: Vec::with_capacity(8),
         }
@@ -94,9 +103,14 @@ impl Member {
         self.participant.holder()
     }
 
-    /// When it must be free again.
-    pub fn deadline(&self, called: Instant) -> Instant {
-        called + self.budget
+    /// Kept free at the end of the budget for the thaw, which may take 100 ms by the contract.
+    pub fn thaw_reserve(&self) -> Duration {
+        (self.budget / 8).clamp(Duration::from_millis(10), Duration::from_millis(100))
+    }
+
+    /// When its thaw has to be asked for at the latest, whoever else is waited for.
+    pub fn thaw_by(&self) -> Option<Instant> {
+        self.held_until?.checked_sub(self.thaw_reserve() / 2)
     }
 
     fn advance(&mut self, event: Event) {
@@ -151,9 +165,9 @@ impl Member {
     /// # Errors
     /// The writer's; nothing is held.
     pub async fn prepare_snapshot(&mut self, set: Uuid) -> Result<(), WriterError> {
-        let ctx = PhaseContext { set, budget: PREPARE_SNAPSHOT };
-        self.call(Phase::PrepareSnapshot, PREPARE_SNAPSHOT, async move |p| p.prepare_snapshot(&ctx).await)
-            .await?;
+        let budget = PREPARE_SNAPSHOT.min(self.patience);
+        let ctx = PhaseContext { set, budget };
+        self.call(Phase::PrepareSnapshot, budget, async move |p| p.prepare_snapshot(&ctx).await).await?;
         self.advance(Event::SnapshotPrepared);
         Ok(())
     }
@@ -168,6 +182,7 @@ impl Member {
     pub async fn freeze(&mut self, set: Uuid, limit: Duration) -> Result<(), WriterError> {
         self.advance(Event::FreezeStarted);
         self.times.called = Some(now_ns());
+        self.held_until = Some(Instant::now() + self.budget);
         let ctx = FreezeContext { set, budget: self.budget };
         let mark = guarded(&self.id, "freeze", limit, self.participant.freeze(&ctx)).await?;
         self.times.taken = Some(now_ns());

@@ -15,6 +15,7 @@ pub mod member;
 mod plan;
 pub mod record;
 mod said;
+mod sealed;
 mod shadows;
 mod storing;
 

@@ -96,5 +96,6 @@ fn configured(
 fn remote(entry: &WriterEntry, launcher: Launcher) -> Located {
     let remote = RemoteWriter::new(launcher, &entry.id, &entry.writer_type, entry.settings.clone());
     let ours = concat!("holdfast ", env!("CARGO_PKG_VERSION"));
-    Located { entry: entry.clone(), remote: remote.requester(ours) }
+    let remote = remote.requester(ours).patience(entry.common.patience);
+    Located { entry: entry.clone(), remote }
 }

@@ -20,9 +20,9 @@ use crate::{
     StreamFile, Thawed, Truncated, Writer, WriterError, WriterMetadata,
 };
 
-/// How long a writer may take for the calls that hold nothing. `prepare_backup` and the calls of a
-/// restore are as long as their work is.
+/// How long a writer may take for the calls that hold nothing and do nothing long …
 const QUICK: Duration = Duration::from_secs(30);
+/// … and for those that are as long as their work is.
 const LONG: Duration = Duration::from_secs(24 * 3600);
 /// A thaw that is not confirmed by then is forced by ending the process.
 const THAW: Duration = Duration::from_millis(1000);
@@ -32,6 +32,14 @@ const THAW: Duration = Duration::from_millis(1000);
 pub struct RemoteWriter {
     launcher: Launcher,
     hello: Hello,
+    patience: Patience,
+}
+
+/// How long calls may take while nothing is held.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    quick: Duration,
+    long: Duration,
 }
 
 impl RemoteWriter {
@@ -50,13 +58,23 @@ impl RemoteWriter {
             writer_type: writer_type.into(),
             settings,
         };
-        Self { launcher, hello }
+        Self { launcher, hello, patience: Patience { quick: QUICK, long: LONG } }
     }
 
     /// Names the requester to the writer, for people: `holdfast 0.1.0` if this is not called.
     #[must_use]
     pub fn requester(mut self, name_and_version: impl Into<String>) -> Self {
         self.hello.requester = name_and_version.into();
+        self
+    }
+
+    /// Sets how long one call may take while nothing is held. Without it a call that may do long work has a day, each
+    /// other 30 s; those have less when this is less.
+    #[must_use]
+    pub fn patience(mut self, limit: Option<Duration>) -> Self {
+        if let Some(limit) = limit {
+            self.patience = Patience { quick: QUICK.min(limit), long: limit };
+        }
         self
     }
 
@@ -67,8 +85,9 @@ impl RemoteWriter {
 
     async fn connect(&self) -> Result<(Process, Features), WriterError> {
         let id = &self.hello.id;
+        let quick = self.patience.quick;
         let mut process = Process::start(&self.launcher, id)?;
-        let reply: HelloReply = process.call(&Call::Hello(self.hello.clone()), QUICK, "say hello").await?;
+        let reply: HelloReply = process.call(&Call::Hello(self.hello.clone()), quick, "say hello").await?;
         let theirs: Version = reply.protocol.parse().map_err(|error: super::version::NoVersion| {
             WriterError::not_responding(id, shown(&error.to_string()))
         })?;
@@ -89,7 +108,8 @@ struct Features {
 impl Writer for RemoteWriter {
     async fn identify(&self) -> Result<WriterMetadata, WriterError> {
         let (mut process, _) = self.connect().await?;
-        let Identified { metadata } = process.call(&Call::Identify {}, QUICK, "identify itself").await?;
+        let Identified { metadata } =
+            process.call(&Call::Identify {}, self.patience.quick, "identify itself").await?;
         if metadata.id != self.hello.id || metadata.writer_type != self.hello.writer_type {
             let why = format!(
                 "it was asked as `{}` of type `{}`, and answered as `{}` of type `{}`",
@@ -106,8 +126,8 @@ impl Writer for RemoteWriter {
 
     async fn begin_backup(&self, request: BackupRequest) -> Result<Box<dyn BackupParticipant>, WriterError> {
         let (mut process, features) = self.connect().await?;
-        process.call::<Done>(&Call::BeginBackup(request), QUICK, "begin a backup").await?;
-        Ok(Box::new(RemoteParticipant { process, features }))
+        process.call::<Done>(&Call::BeginBackup(request), self.patience.quick, "begin a backup").await?;
+        Ok(Box::new(RemoteParticipant { process, features, patience: self.patience }))
     }
 
     async fn begin_restore(
@@ -115,8 +135,10 @@ impl Writer for RemoteWriter {
         request: RestoreRequest,
     ) -> Result<Box<dyn RestoreParticipant>, WriterError> {
         let (mut process, features) = self.connect().await?;
-        process.call::<Done>(&Call::BeginRestore(Box::new(request)), QUICK, "begin a restore").await?;
-        Ok(Box::new(RemoteParticipant { process, features }))
+        process
+            .call::<Done>(&Call::BeginRestore(Box::new(request)), self.patience.quick, "begin a restore")
+            .await?;
+        Ok(Box::new(RemoteParticipant { process, features, patience: self.patience }))
     }
 }
 
@@ -131,6 +153,7 @@ fn or_nothing<T: Default>(result: Result<T, WriterError>) -> Result<T, WriterErr
 struct RemoteParticipant {
     process: Process,
     features: Features,
+    patience: Patience,
 }
 
 #[async_trait]
@@ -169,11 +192,13 @@ impl BackupParticipant for RemoteParticipant {
     }
 
     async fn post_snapshot(&mut self, ctx: &ShadowContext) -> Result<PostSnapshot, WriterError> {
-        self.process.call(&Call::PostSnapshot(ctx.clone()), LONG, "finish the shadow copy").await
+        self.process
+            .call(&Call::PostSnapshot(ctx.clone()), self.patience.long, "finish the shadow copy")
+            .await
     }
 
     async fn backup_complete(&mut self, outcome: &BackupOutcome) -> Result<Truncated, WriterError> {
-        self.process.call(&Call::BackupComplete(outcome.clone()), LONG, "complete").await
+        self.process.call(&Call::BackupComplete(outcome.clone()), self.patience.long, "complete").await
     }
 
     async fn abort(&mut self) -> Result<(), WriterError> {
@@ -191,12 +216,15 @@ impl BackupParticipant for RemoteParticipant {
 
     async fn seal_keys(&mut self, recipients: &[String]) -> Result<Vec<SealedKey>, WriterError> {
         let call = Call::SealKeys { recipients: recipients.to_vec() };
-        self.process.call::<Sealed>(&call, LONG, "seal its keys").await.map(|reply| reply.keys)
+        self.process.call::<Sealed>(&call, self.patience.long, "seal its keys").await.map(|reply| reply.keys)
     }
 
     async fn list_streams(&mut self) -> Result<Vec<StreamFile>, WriterError> {
         let call = Call::ListStreams {};
-        self.process.call::<Streams>(&call, QUICK, "list its streams").await.map(|reply| reply.streams)
+        self.process
+            .call::<Streams>(&call, self.patience.quick, "list its streams")
+            .await
+            .map(|reply| reply.streams)
     }
 
     async fn open_stream(&mut self, name: &str) -> Result<Stream, WriterError> {
@@ -204,16 +232,22 @@ impl BackupParticipant for RemoteParticipant {
             let what = format!("the stream `{name}`: it passes no file descriptors");
             return Err(WriterError::unsupported(self.process.writer(), what));
         }
-        self.process.open(&Call::OpenStream { name: name.to_owned() }, QUICK).await.map(|fd| Stream { fd })
+        self.process
+            .open(&Call::OpenStream { name: name.to_owned() }, self.patience.quick)
+            .await
+            .map(|fd| Stream { fd })
     }
 
     async fn close_stream(&mut self, name: &str, bytes: u64) -> Result<(), WriterError> {
         let call = Call::CloseStream { name: name.to_owned(), bytes };
-        self.process.call::<Done>(&call, QUICK, "close a stream").await.map(drop)
+        self.process.call::<Done>(&call, self.patience.quick, "close a stream").await.map(drop)
     }
 
     async fn list_logs(&mut self) -> Result<Vec<LogFile>, WriterError> {
-        self.process.call::<Logs>(&Call::ListLogs {}, QUICK, "list its logs").await.map(|reply| reply.logs)
+        self.process
+            .call::<Logs>(&Call::ListLogs {}, self.patience.quick, "list its logs")
+            .await
+            .map(|reply| reply.logs)
     }
 }
 
@@ -221,21 +255,22 @@ impl BackupParticipant for RemoteParticipant {
 #[deny(clippy::missing_trait_methods)]
 impl RestoreParticipant for RemoteParticipant {
     async fn online_state(&mut self) -> Result<OnlineState, WriterError> {
-        self.process.call(&Call::OnlineState {}, QUICK, "tell its state").await
+        self.process.call(&Call::OnlineState {}, self.patience.quick, "tell its state").await
     }
 
     async fn check(&mut self, staged: &StagedFiles) -> Result<CheckReport, WriterError> {
-        self.process.call(&Call::Check(staged.clone()), LONG, "check").await
+        self.process.call(&Call::Check(staged.clone()), self.patience.long, "check").await
     }
 
     async fn register(&mut self, registration: &Registration) -> Result<(), WriterError> {
         let call = Call::Register(registration.clone());
-        or_nothing(self.process.call::<Done>(&call, QUICK, "register").await).map(drop)
+        or_nothing(self.process.call::<Done>(&call, self.patience.quick, "register").await).map(drop)
     }
 
     async fn register_complete(&mut self) -> Result<(), WriterError> {
         let call = Call::RegisterComplete {};
-        or_nothing(self.process.call::<Done>(&call, QUICK, "complete its registration").await).map(drop)
+        or_nothing(self.process.call::<Done>(&call, self.patience.quick, "complete its registration").await)
+            .map(drop)
     }
 
     async fn recover(
@@ -244,24 +279,31 @@ impl RestoreParticipant for RemoteParticipant {
         ctx: &RecoverContext,
     ) -> Result<Recovered, WriterError> {
         let call = Call::Recover { staged: staged.clone(), context: ctx.clone() };
-        self.process.call(&call, LONG, "recover").await
+        self.process.call(&call, self.patience.long, "recover").await
     }
 
     async fn verify(&mut self, staged: &StagedFiles) -> Result<CheckReport, WriterError> {
-        self.process.call(&Call::Verify(staged.clone()), LONG, "verify").await
+        self.process.call(&Call::Verify(staged.clone()), self.patience.long, "verify").await
     }
 
     async fn post_restore_steps(&mut self) -> Result<Vec<HookStep>, WriterError> {
         let call = Call::PostRestoreSteps {};
-        self.process.call::<Steps>(&call, QUICK, "list its steps").await.map(|reply| reply.steps)
+        self.process
+            .call::<Steps>(&call, self.patience.quick, "list its steps")
+            .await
+            .map(|reply| reply.steps)
     }
 
     async fn run_step(&mut self, name: &str) -> Result<HookOutcome, WriterError> {
         let call = Call::RunStep { name: name.to_owned() };
-        self.process.call::<StepDone>(&call, LONG, "run a step").await.map(|reply| reply.outcome)
+        self.process
+            .call::<StepDone>(&call, self.patience.long, "run a step")
+            .await
+            .map(|reply| reply.outcome)
     }
 
     async fn unregister(&mut self) -> Result<(), WriterError> {
-        or_nothing(self.process.call::<Done>(&Call::Unregister {}, QUICK, "unregister").await).map(drop)
+        or_nothing(self.process.call::<Done>(&Call::Unregister {}, self.patience.quick, "unregister").await)
+            .map(drop)
     }
 }

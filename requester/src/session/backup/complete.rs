@@ -4,11 +4,13 @@
 
 use holdfast_writer_api::schema::to_bytes;
 use holdfast_writer_api::state::{Event, Phase};
-use holdfast_writer_api::{BackupOutcome, BackupType, WriterError, chain};
+use holdfast_writer_api::{
+    BackupOutcome, BackupParticipant, BackupType, Cause, Truncated, WriterError, chain,
+};
 use uuid::Uuid;
 
+use super::Session;
 use super::store::Stored;
-use super::{PREPARE, Session};
 use crate::failure::{Exit, Failure};
 use crate::repository::Document;
 use crate::session::events::What;
@@ -58,6 +60,14 @@ impl NotCompleted {
     }
 }
 
+/// What was truncated, if it is in the set. A writer that truncates by itself has lost what was not.
+fn exactly(writer: &str, truncated: Truncated, outcome: &BackupOutcome) -> Result<Truncated, WriterError> {
+    let lost = truncated.logs.iter().find(|log| !outcome.stored_logs.contains(log));
+    let Some(lost) = lost else { return Ok(truncated) };
+    let why = format!("it truncated `{lost}`, which this set does not have: begin anew with a full backup");
+    Err(WriterError::ChainBroken { writer: writer.to_owned(), cause: Cause::new(why) })
+}
+
 impl Session<'_> {
     /// Truncation and the last word. The set exists; nothing here can take it back.
     pub(super) async fn complete(
@@ -76,9 +86,12 @@ impl Session<'_> {
                 succeeded: components.map(|c| c.component.reference()).collect(),
                 stored_logs: Vec::new(),
             };
-            let completed = member
-                .call(Phase::BackupComplete, PREPARE, async move |p| p.backup_complete(&outcome).await)
-                .await;
+            let id = member.id.clone();
+            let complete = async move |p: &mut dyn BackupParticipant| {
+                let truncated = p.backup_complete(&outcome).await?;
+                exactly(&id, truncated, &outcome)
+            };
+            let completed = member.call(Phase::BackupComplete, member.patience, complete).await;
             match completed {
                 Ok(truncated) => {
                     member.done(Event::BackupCompleted);

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use holdfast_writer_api::state::{Event, Phase};
-use holdfast_writer_api::{ShadowContext, WriterError};
+use holdfast_writer_api::{BackupParticipant, ShadowContext, WriterError};
 
+use super::Session;
 use super::attempt::{Attempt, may_be_held};
-use super::{PREPARE, Session};
 use crate::failure::{Exit, Failure, NOTHING_CHANGED};
 use crate::session::barrier::{self, AbortCause, Aborted, Window};
 use crate::session::events::What;
@@ -115,8 +115,8 @@ impl Session<'_> {
         let ctx = ShadowContext { set: self.set, roots: shadows.roots() };
         let finished = join_all(members.iter_mut().map(async |member| {
             let ctx = ctx.clone();
-            let finished =
-                member.call(Phase::PostSnapshot, PREPARE, async move |p| p.post_snapshot(&ctx).await).await?;
+            let look = async move |p: &mut dyn BackupParticipant| p.post_snapshot(&ctx).await;
+            let finished = member.call(Phase::PostSnapshot, member.patience, look).await?;
             member.done(Event::PostSnapshotDone);
             member.metadata.warnings.extend(finished.warnings);
             Ok::<_, WriterError>((member.id.clone(), finished.stamps))

@@ -14,12 +14,13 @@ use holdfast_writer_api::{
     BackupRequest, BackupType, PhaseContext, SealedKey, WriterError, WriterMetadata, chain,
 };
 
+use super::Session;
 use super::attempt::Attempt;
-use super::{PREPARE, Session};
 use crate::failure::{Exit, Failure, NOTHING_CHANGED};
 use crate::provider::Provider;
 use crate::session::member::Member;
 use crate::session::plan::{self, CutPlan, Wanted};
+use crate::session::sealed;
 use crate::session::shadows::Shadows;
 use crate::volume::VolumeMap;
 use crate::writers::ConfiguredWriter;
@@ -118,6 +119,12 @@ impl<'s> Session<'s> {
             let user = user.into_iter().flatten().min();
             let budget =
                 freeze_budget(user, millis(metadata.freeze_budget_ms), millis(metadata.busy_timeout_ms));
+            if budget.is_zero() && metadata.capabilities.freeze {
+                let error =
+                    WriterError::rejected(&metadata.id, "it bears no hold: its freeze budget is 0 ms");
+                self.log.record_failure(&error);
+                return Err(Attempt::writer("a writer could not begin", error));
+            }
             let components = plan.components.iter().filter(|c| c.writer == metadata.id);
             let backup_type = reduced(self.options.backup_type, metadata);
             let request = BackupRequest {
@@ -131,7 +138,9 @@ impl<'s> Session<'s> {
                 self.log.record_failure(&error);
                 Attempt::writer("a writer could not begin", error)
             })?;
-            members.push(Member::new(metadata.clone(), backup_type, budget, participant));
+            let mut member = Member::new(metadata.clone(), backup_type, budget, participant);
+            member.patience = writer.entry.common.patience.unwrap_or(member.patience);
+            members.push(member);
         }
         Ok(members)
     }
@@ -155,16 +164,26 @@ impl<'s> Session<'s> {
                 )
                 .into());
         }
+        if let Some(member) = members.iter().find(|m| has_keys(&m.id) && !m.metadata.capabilities.keys) {
+            let what = format!("writer `{}` declares keys, and says that it cannot seal them", member.id);
+            return Err(Failure::refused(Exit::Key, what)
+                .help("its own mistake: a writer with a component of keys declares the capability `keys`")
+                .into());
+        }
         let prepared = join_all(members.iter_mut().map(async |member| {
-            let ctx = PhaseContext { set, budget: PREPARE };
+            let patience = member.patience;
+            let ctx = PhaseContext { set, budget: patience };
             let prepared = member
-                .call(Phase::PrepareBackup, PREPARE, async move |p| p.prepare_backup(&ctx).await)
+                .call(Phase::PrepareBackup, patience, async move |p| p.prepare_backup(&ctx).await)
                 .await?;
             let keys = if has_keys(&member.id) {
                 let seal = async move |p: &mut dyn holdfast_writer_api::BackupParticipant| {
                     p.seal_keys(recipients).await
                 };
-                member.call(Phase::PrepareBackup, PREPARE, seal).await?
+                let keys = member.call(Phase::PrepareBackup, patience, seal).await?;
+                let components = plan.components.iter().filter(|c| c.writer == member.id);
+                sealed::check(&member.id, components.map(|c| &c.component), &keys)?;
+                keys
             } else {
                 Vec::new()
             };
