@@ -1,46 +1,41 @@
-//! What writers give back when their keys are to be sealed: exactly the declared keys, and sealed (promise P9).
-//!
-//! Owns: that no set lacks a key that it declares, and that no plain key gets into a set because a writer forgot to seal
-//! it. Leaves to others: sealing and proving (the writers), what a set says of its keys (`super::record`).
+//! Whether a writer sealed what it declared (promise P9): the writer may be anybody's program.
 
 use std::path::Path;
 
-use holdfast_writer_api::{Cause, Component, ComponentRef, SealedKey, WriterError};
+use holdfast_writer_api::{Cause, Component, SealedKey, WriterError};
 
-/// How every binary `age` file begins.
-const AGE: &[u8] = b"age-encryption.org/v1\n";
+/// How every `age` file begins, and how its text form does.
+const AGE: [&[u8]; 2] = [b"age-encryption.org/v1\n", b"-----BEGIN AGE ENCRYPTED FILE-----"];
 
-/// Checks what `writer` gave back for the keys of `components`.
+/// Checks that each key of `chosen` came back exactly once, in a sealed form, and nothing else did.
 ///
 /// # Errors
-/// [`WriterError::Key`], with the key that is missing, was not declared, or is not sealed.
+/// [`WriterError::Key`], naming the key's path: no set is made.
 pub fn check<'c>(
     writer: &str,
-    components: impl Iterator<Item = &'c Component>,
+    chosen: impl Iterator<Item = &'c Component>,
     sealed: &[SealedKey],
 ) -> Result<(), WriterError> {
-    let wrong = |why: String| Err(WriterError::Key { writer: writer.to_owned(), cause: Cause::new(why) });
-    let mut declared: Vec<(ComponentRef, &Path)> = Vec::new();
-    for component in components {
-        declared.extend(component.keys.iter().map(|key| (component.reference(), key.path.as_path())));
-    }
-    for key in sealed {
-        let path = key.path.display();
-        let Some(at) = declared.iter().position(|one| *one == (key.component.clone(), key.path.as_path()))
-        else {
-            return wrong(format!(
-                "it sealed {path} of `{}`, which is not asked for, or twice",
-                key.component
-            ));
-        };
-        declared.swap_remove(at);
-        if !key.sealed.starts_with(AGE) {
-            return wrong(format!("what it gave back for {path} is not sealed: it is no age file"));
+    let fail = |path: &Path, why: &str| {
+        let cause = Cause::new(format!("{} {why}", path.display()));
+        Err(WriterError::Key { writer: writer.to_owned(), cause })
+    };
+    let mut left: Vec<_> = sealed.iter().collect();
+    for component in chosen {
+        for key in &component.keys {
+            let of_key = |sealed: &&SealedKey| component.is(&sealed.component) && sealed.path == key.path;
+            match left.iter().position(of_key) {
+                None => return fail(&key.path, "is declared, and was not sealed"),
+                Some(at) if !AGE.iter().any(|head| left[at].sealed.starts_with(head)) => {
+                    return fail(&key.path, "came back, and is not sealed: it is no `age` file");
+                }
+                Some(at) => drop(left.remove(at)),
+            }
         }
     }
-    match declared.first() {
-        Some((_, path)) => wrong(format!("it did not seal {}", path.display())),
+    match left.first() {
         None => Ok(()),
+        Some(unknown) => fail(&unknown.path, "was sealed, and is not declared or was sealed before"),
     }
 }
 
@@ -50,17 +45,29 @@ mod tests {
 
     use super::*;
 
-    fn component(name: &str, keys: &[&str]) -> Component {
-        let key = |path: &&str| KeyFile { path: path.into(), purpose: "key".into(), certificate: None };
-        Component { keys: keys.iter().map(key).collect(), ..Component::new(ComponentKind::Keys, name) }
+    fn component(keys: &[&str]) -> Component {
+        let key = |path: &&str| KeyFile { path: path.into(), purpose: "CA key".into(), certificate: None };
+        Component {
+            kind: ComponentKind::Keys,
+            path: String::new(),
+            name: "keys".into(),
+            caption: String::new(),
+            selectable: true,
+            selectable_for_restore: false,
+            held: false,
+            dependencies: vec![],
+            files: vec![],
+            exclude: vec![],
+            keys: keys.iter().map(key).collect(),
+        }
     }
 
-    fn sealed(component: &str, path: &str, content: &[u8]) -> SealedKey {
+    fn sealed(path: &str, content: &[u8]) -> SealedKey {
         SealedKey {
-            component: ComponentRef::from_full_name(component),
+            component: component(&[]).reference(),
             path: path.into(),
-            purpose: "key".into(),
-            fingerprint: "SHA256:x".into(),
+            purpose: "CA key".into(),
+            fingerprint: String::new(),
             proof: KeySeal::NotProved { why: "a test".into() },
             mode: 0o600,
             uid: 0,
@@ -70,25 +77,25 @@ mod tests {
     }
 
     #[test]
-    fn only_exactly_the_declared_keys_sealed_will_do() {
-        let components = [component("a", &["/a", "/b"]), component("b", &["/b"])];
-        let age = [AGE, b"..."].concat();
-        let all = || vec![sealed("a", "/a", &age), sealed("b", "/b", &age), sealed("a", "/b", &age)];
-        let complaint = |keys: &[SealedKey]| match check("w", components.iter(), keys) {
-            Err(error @ WriterError::Key { .. }) => chain(&error),
-            other => panic!("{other:?}"),
+    fn every_declared_key_comes_back_once_and_sealed_and_nothing_else_does() {
+        let good = b"age-encryption.org/v1\n-> X25519 x\n";
+        let (one, two) = (sealed("/one", good), sealed("/two", good));
+        let check = |keys: &[&SealedKey]| {
+            let keys: Vec<_> = keys.iter().map(|key| (*key).clone()).collect();
+            check("w", [&component(&["/one", "/two"])].into_iter(), &keys).map_err(|error| chain(&error))
         };
-        check("w", components.iter(), &all()).unwrap();
-        assert!(complaint(&all()[..2]).contains("did not seal /b"));
-        assert!(complaint(&[]).contains("did not seal"));
-        let mut keys = all();
-        keys.push(sealed("a", "/a", &age));
-        assert!(complaint(&keys).contains("or twice"));
-        keys = all();
-        keys[0] = sealed("a", "/c", &age);
-        assert!(complaint(&keys).contains("sealed /c of `a`, which is not asked for"));
-        keys = all();
-        keys[1].sealed = b"-----BEGIN PRIVATE KEY-----".to_vec();
-        assert!(complaint(&keys).contains("/b is not sealed"));
+        assert_eq!(check(&[&two, &one]), Ok(()));
+        let plain = sealed("/two", b"-----BEGIN PRIVATE KEY-----\nsecret");
+        let mut elsewhere = two.clone();
+        elsewhere.component.name = "other".into();
+        for (keys, expected) in [
+            (vec![&one], "/two is declared, and was not sealed"),
+            (vec![&one, &elsewhere], "/two is declared, and was not sealed"),
+            (vec![&one, &plain], "/two came back, and is not sealed"),
+            (vec![&one, &two, &two], "/two was sealed, and is not declared or was sealed before"),
+        ] {
+            let refused = check(&keys).unwrap_err();
+            assert!(refused.contains(expected) && !refused.contains("secret"), "{refused}");
+        }
     }
 }

@@ -182,8 +182,7 @@ impl<'s> Session<'s> {
                     p.seal_keys(recipients).await
                 };
                 let keys = member.call(Phase::PrepareBackup, patience, seal).await?;
-                let components = plan.components.iter().filter(|c| c.writer == member.id);
-                sealed::check(&member.id, components.map(|c| &c.component), &keys)?;
+                sealed::check(&member.id, plan.of(&member.id), &keys)?;
                 keys
             } else {
                 Vec::new()
