@@ -6,6 +6,8 @@
 mod backup;
 #[path = "scripted/lies.rs"]
 mod lies;
+#[path = "scripted/manual.rs"]
+mod manual;
 #[path = "scripted/restore.rs"]
 mod restore;
 #[path = "scripted/scene.rs"]

@@ -54,8 +54,8 @@ const LIES: &[Lie] = &[
     Lie::refused(
         "identify",
         "merge = { metadata = { capabilities = { keys = false } } }",
-        8,
-        &["`odd`", "cannot seal them"],
+        4,
+        &["`odd`", "the capability `keys` is not declared"],
     ),
     // What says that it is held, by one that cannot hold, is cut unheld; the set says so.
     Lie::believed("identify", "merge = { metadata = { capabilities = { freeze = false } } }"),

@@ -165,12 +165,6 @@ impl<'s> Session<'s> {
                 )
                 .into());
         }
-        if let Some(member) = members.iter().find(|m| has_keys(&m.id) && !m.metadata.capabilities.keys) {
-            let what = format!("writer `{}` declares keys, and says that it cannot seal them", member.id);
-            return Err(Failure::refused(Exit::Key, what)
-                .help("its own mistake: a writer with a component of keys declares the capability `keys`")
-                .into());
-        }
         let prepared = join_all(members.iter_mut().map(async |member| {
             let patience = member.patience;
             let ctx = PhaseContext { set, budget: patience };
