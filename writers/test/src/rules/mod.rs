@@ -191,7 +191,7 @@ pub static RULES: &[Rule] = &[
     Rule {
         number: 26,
         must: "After a phase of a restore failed, only `Unregister` MUST follow, or the next step after one whose \
-               failure lets go on.",
+               failure lets go on. An `OnlineState` that fails is one that cannot tell.",
         check: restore::not_after_failure,
     },
     Rule {

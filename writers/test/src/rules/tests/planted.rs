@@ -416,6 +416,7 @@ pub fn allowed() -> Vec<(&'static str, Change)> {
             book.reply(FRONT[2], "PostRestoreSteps")["steps"][0]["on_failure"] = json!("continue");
             book.fail(FRONT[2], "RunStep");
         }),
+        ("a writer that cannot tell whether its application runs", |book| book.fail(FRONT[2], "OnlineState")),
         ("a writer that has no registration of its own", |book| {
             for (pid, method) in [(FRONT[2], "Register"), (FRONT[2], "Unregister")] {
                 let at = book.answer(pid, method);
