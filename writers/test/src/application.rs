@@ -1,14 +1,13 @@
 //! The application that the writer speaks for: a file that is locked while it is held, and what the script says of it.
 //!
-//! Owns: the right answer to every call, and that the hold ends at its deadline. Knows nothing of the journal.
+//! Owns: the right answer to every call. Leaves to others: the hold (`hold`), the journal, the socket.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use holdfast_store_keys::{Recipient, fingerprint_sealed, read_key_file, seal};
 use holdfast_writer_api::protocol::message::{
@@ -18,15 +17,12 @@ use holdfast_writer_api::protocol::wire::Answer;
 use holdfast_writer_api::protocol::{Call, DESCRIPTORS, Version};
 use holdfast_writer_api::{
     BackupRequest, Capabilities, Cause, CheckReport, HookOutcome, KeyFile, KeySeal, Mark, PostSnapshot,
-    Prepared, Recovered, SealedKey, StreamFile, Thawed, Truncated, WriterError, WriterMetadata,
+    Prepared, Recovered, SealedKey, StreamFile, Truncated, WriterError, WriterMetadata,
 };
-use rustix::fs::{FlockOperation, flock};
 use serde_json::{Map, Value, json};
 
+use crate::hold::Hold;
 use crate::script::Script;
-
-/// How often a lock that somebody else has is tried again.
-const TRY_AGAIN: Duration = Duration::from_millis(2);
 
 /// What has been begun.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +39,7 @@ pub struct Application {
     writer_type: String,
     script: Script,
     begun: Begun,
-    hold: Hold,
+    pub hold: Hold,
     streams: Vec<Streaming>,
 }
 
@@ -51,14 +47,6 @@ pub struct Application {
 struct Streaming {
     name: String,
     sent: Arc<AtomicU64>,
-}
-
-#[derive(Debug, Default)]
-struct Hold {
-    lock: Option<File>,
-    until: Option<Instant>,
-    /// It ended by its own deadline; how long it was to be, in milliseconds.
-    ended_by_itself: Option<u64>,
 }
 
 /// An answer, and the descriptor beside it.
@@ -78,9 +66,9 @@ impl Application {
         Self {
             id: hello.id.clone(),
             writer_type: hello.writer_type.clone(),
+            hold: Hold::new(&hello.id, script.hold.clone()),
             script,
             begun: Begun::Nothing,
-            hold: Hold::default(),
             streams: Vec::new(),
         }
     }
@@ -116,71 +104,6 @@ impl Application {
 
     fn capabilities(&self) -> Capabilities {
         serde_json::from_value(self.metadata()["capabilities"].clone()).unwrap_or_default()
-    }
-
-    /// When the hold ends by itself.
-    pub fn held_until(&self) -> Option<Instant> {
-        self.hold.until
-    }
-
-    /// Ends the hold if its time is over; whether it did.
-    pub fn keep_deadline(&mut self) -> bool {
-        let over = self.hold.until.is_some_and(|until| until <= Instant::now());
-        if over {
-            self.release();
-        }
-        over
-    }
-
-    /// What holds, to be handed to another process.
-    pub fn lock(&self) -> Option<BorrowedFd<'_>> {
-        self.hold.lock.as_ref().map(AsFd::as_fd)
-    }
-
-    fn release(&mut self) -> Thawed {
-        let was_held = self.hold.until.take().is_some();
-        self.hold.lock = None;
-        if was_held { Thawed::Released } else { Thawed::WasNotHeld }
-    }
-
-    /// Takes the hold for a freeze of `budget`, counted from now.
-    ///
-    /// # Errors
-    /// [`WriterError::Busy`]: somebody else has the lock. [`WriterError::Denied`]: it cannot be opened.
-    pub fn freeze(&mut self, budget: Duration) -> Result<(), WriterError> {
-        let until = Instant::now() + budget;
-        if let Some(path) = &self.script.hold {
-            let denied = |error: io::Error| WriterError::Denied {
-                writer: self.id.clone(),
-                cause: Cause::new(format!("cannot open {}: {error}", path.display())),
-            };
-            let lock = File::options().read(true).write(true).open(path).map_err(denied)?;
-            while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-                if Instant::now() + TRY_AGAIN >= until {
-                    let cause = Cause::new(format!("somebody else has {}", path.display()));
-                    return Err(WriterError::Busy { writer: self.id.clone(), cause });
-                }
-                std::thread::sleep(TRY_AGAIN);
-            }
-            self.hold.lock = Some(lock);
-        }
-        self.hold.until = Some(until);
-        self.hold.ended_by_itself = None;
-        Ok(())
-    }
-
-    /// Notes that the hold ended by its deadline, after `budget`.
-    pub fn overran(&mut self, budget_ms: u64) {
-        self.hold.ended_by_itself = Some(budget_ms);
-    }
-
-    fn thaw(&mut self) -> Result<Thawed, WriterError> {
-        match self.hold.ended_by_itself.take() {
-            Some(budget_ms) => {
-                Err(WriterError::TimedOut { writer: self.id.clone(), action: "thaw".into(), budget_ms })
-            }
-            None => Ok(self.release()),
-        }
     }
 
     /// Bytes that went into each stream that was read to its end since the last call.
@@ -256,7 +179,7 @@ impl Application {
             Call::PrepareSnapshot(_) => Answer::reply(&Done {}),
             // The hold was taken before.
             Call::Freeze(_) => Answer::reply(&Frozen { mark: self.mark() }),
-            Call::Thaw {} => Answer::from_result(self.thaw().map(|thawed| Released { thawed })),
+            Call::Thaw {} => Answer::from_result(self.hold.thaw().map(|thawed| Released { thawed })),
             Call::PostSnapshot(_) => {
                 let stamp = |component: &holdfast_writer_api::ComponentRef| {
                     (component.full_name(), format!("{}", request.set))
@@ -266,7 +189,7 @@ impl Application {
             }
             Call::BackupComplete(outcome) => Answer::reply(&Truncated { logs: outcome.stored_logs.clone() }),
             Call::Abort {} => {
-                self.release();
+                self.hold.release();
                 Answer::reply(&Done {})
             }
             Call::ListStreams {} if has.stream => Answer::reply(&Streams { streams: self.streams() }),
@@ -342,11 +265,7 @@ impl Application {
     }
 
     fn mark(&self) -> Mark {
-        let proof = match &self.script.hold {
-            Some(path) => format!("pid {} has the lock of {}", std::process::id(), path.display()),
-            None => String::new(),
-        };
-        Mark { position: "as the script says".into(), proof, ..Mark::default() }
+        Mark { position: "as the script says".into(), proof: self.hold.proof(), ..Mark::default() }
     }
 
     /// Seals the keys of the components that take part, really: a set made of them can be opened.

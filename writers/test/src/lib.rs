@@ -7,6 +7,7 @@
 //! cannot be built from a server that keeps it.
 
 mod application;
+mod hold;
 pub mod journal;
 mod misbehave;
 mod program;

@@ -34,7 +34,7 @@ impl Session {
         let Some(played) = &mut self.played else { return Ok(Next::End) };
         let nth = played.count(method);
         if let Call::Freeze(freeze) = call
-            && let Err(error) = played.application.freeze(freeze.budget)
+            && let Err(error) = played.application.hold.take(freeze.budget)
         {
             return self.answer(method, Answer::failure(&error).into());
         }
@@ -185,7 +185,7 @@ impl Session {
     /// Leaves a process, in a group of its own, that has the socket and the hold; gives its number.
     fn leave(&self) -> u32 {
         let socket = self.wire.socket().try_clone_to_owned();
-        let lock = self.played.as_ref().and_then(|played| played.application.lock());
+        let lock = self.played.as_ref().and_then(|played| played.application.hold.lock());
         let lock = lock.map(|lock| lock.try_clone_to_owned());
         let (Ok(socket), Ok(lock)) = (socket, lock.transpose()) else { std::process::exit(1) };
         let mut keep = Command::new("/proc/self/exe");

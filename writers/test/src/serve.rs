@@ -47,7 +47,7 @@ pub fn serve(socket: OwnedFd) -> Result<(), ServeError> {
     let mut session = Session { wire, requester, journal: None, before: Vec::new(), played: None };
     session.note(Record::Started { requester: requester.pid })?;
     loop {
-        let until = session.played.as_ref().and_then(|played| played.application.held_until());
+        let until = session.played.as_ref().and_then(|played| played.application.hold.until());
         let came = session.wire.next(until);
         session.keep_deadline()?;
         match came {
@@ -97,8 +97,6 @@ pub struct Played {
     set: String,
     /// How often each method was called, in all of the journal.
     counts: BTreeMap<String, u64>,
-    /// The budget of the hold.
-    budget: Duration,
 }
 
 /// The process.
@@ -135,12 +133,9 @@ impl Session {
     }
 
     fn keep_deadline(&mut self) -> Result<(), ServeError> {
-        let Some(played) = &mut self.played else { return Ok(()) };
-        if !played.application.keep_deadline() {
+        if !self.played.as_mut().is_some_and(|played| played.application.hold.keep_deadline()) {
             return Ok(());
         }
-        let budget_ms = u64::try_from(played.budget.as_millis()).unwrap_or(u64::MAX);
-        played.application.overran(budget_ms);
         self.note(Record::Released {})
     }
 
@@ -148,7 +143,7 @@ impl Session {
     pub fn pause(&mut self, time: Duration) -> Result<(), ServeError> {
         let end = Instant::now() + time;
         while Instant::now() < end {
-            let held_until = self.played.as_ref().and_then(|played| played.application.held_until());
+            let held_until = self.played.as_ref().and_then(|played| played.application.hold.until());
             let next = held_until.map_or(end, |until| until.min(end));
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
             self.keep_deadline()?;
@@ -233,7 +228,6 @@ impl Session {
             metadata: None,
             set: String::new(),
             counts,
-            budget: Duration::ZERO,
         });
         Ok(())
     }
@@ -284,7 +278,6 @@ impl Played {
                 self.components = request.components.clone();
                 self.metadata = Some(request.metadata.clone());
             }
-            Call::Freeze(freeze) => self.budget = freeze.budget,
             _ => {}
         }
     }

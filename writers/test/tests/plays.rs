@@ -24,6 +24,16 @@ fn remote(site: &Site) -> RemoteWriter {
     RemoteWriter::new(Launcher::new(PROGRAM, [""; 0]), "w", "test", site.settings())
 }
 
+async fn begin(writer: &RemoteWriter) -> Box<dyn BackupParticipant> {
+    let request = BackupRequest {
+        set: set(),
+        backup_type: BackupType::Full,
+        components: vec![ComponentRef::from_full_name("data")],
+        previous_stamps: Default::default(),
+    };
+    writer.begin_backup(request).await.unwrap()
+}
+
 fn set() -> Uuid {
     SET.parse().unwrap()
 }
@@ -264,13 +274,28 @@ async fn a_writer_that_hangs_while_nothing_is_held_is_given_up_when_patience_end
     let gives_up = |error: &WriterError| matches!(error, WriterError::TimedOut { budget_ms: 1000, .. });
     let writer = remote(&site).patience(Some(limit));
     assert!(writer.identify().await.is_err_and(|error| gives_up(&error)));
-    let request = BackupRequest {
-        set: set(),
-        backup_type: BackupType::Full,
-        components: vec![ComponentRef::from_full_name("data")],
-        previous_stamps: Default::default(),
-    };
-    let mut run = writer.begin_backup(request).await.unwrap();
+    let mut run = begin(&writer).await;
     let shadow = ShadowContext { set: set(), roots: vec![] };
     assert!(run.post_snapshot(&shadow).await.is_err_and(|error| gives_up(&error)));
+}
+
+/// What the contract's client makes of descriptors that are too few, too many, or of the wrong kind.
+#[tokio::test]
+async fn a_wrong_number_of_descriptors_or_of_a_wrong_kind_opens_no_stream() {
+    for (step, told) in [
+        ("count = 0", "no file descriptor"),
+        ("count = 2", "that nobody asked for"),
+        ("count = 1\nof = \"folder\"", "no pipe, socket or regular file"),
+        ("count = 1\nof = \"write-end\"", "cannot be read from"),
+    ] {
+        let site = Site::new(&format!("[[on]]\nphase = \"open-stream\"\ndo = \"descriptors\"\n{step}\n"));
+        let file = site.path("data/file");
+        let script = std::fs::read_to_string(site.path("script.toml")).unwrap();
+        let stream = format!("[[streams]]\nname = \"s\"\ncomponent = \"data\"\npath = {file:?}\n");
+        std::fs::write(site.path("script.toml"), script.replace("recover = true", "stream = true") + &stream)
+            .unwrap();
+        let mut run = begin(&remote(&site)).await;
+        let error = run.open_stream("s").await.unwrap_err();
+        assert!(chain(&error).contains(told), "{step}: {}", chain(&error));
+    }
 }
