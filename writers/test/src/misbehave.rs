@@ -200,7 +200,7 @@ impl Session {
     }
 }
 
-/// The process that [`Action::Fork`] leaves: it has what it was given, and does nothing.
+/// The process that [`Silence::Fork`] leaves: it has what it was given, and does nothing.
 pub fn keep() -> ! {
     sleep_and_end()
 }

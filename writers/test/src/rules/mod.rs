@@ -1,6 +1,6 @@
 //! What a requester must do, and whether a journal shows that it did. Start reading at [`RULES`].
 //!
-//! Rules are numbered once; numbers are never given again. Each is one function over the [`Story`] of a journal, which
+//! Rules are numbered once; numbers are never given again. Each is one function over the story of a journal, which
 //! sees nothing but what writers saw.
 
 mod backup;

@@ -2,9 +2,7 @@
 
 use serde_json::json;
 
-use super::book::{
-    BACK, Book, FRONT, OTHER_SET, SET, answered, called, components, exchange, failed, loose, metadata,
-};
+use super::book::{BACK, Book, FRONT, OTHER_SET, SET, called, components, exchange, failed, loose};
 use crate::journal::{Line, Looked, Record, Seen};
 
 /// Spoils a journal; the processes that are still there are added to the list.
