@@ -158,8 +158,11 @@ fn whatever_a_program_does_the_others_are_thawed_and_nothing_is_left() -> Tested
     // Once the set exists, nothing takes it back; what went wrong is said.
     site.world.config().clear_writers().writer("good", "sqlite").set("database", database);
     site.unruly("exits", "BackupComplete");
-    let run = site.world.run(["backup"])?.success()?;
-    assert!(run.stderr.contains("the set is stored, but `bad` stopped responding"), "{}", run.stderr);
+    let run = site.world.run(["backup"])?;
+    run.assert_failed(
+        1,
+        &["is stored, but writer `bad` did not complete the backup", "the set can be restored"],
+    );
     assert_eq!(site.sets()?, 1);
     site.assert_alone("at the end");
     Ok(())

@@ -135,8 +135,9 @@ fn a_backup_whose_holder_waits_for_a_frozen_disk_ends_with_6_and_so_does_thaw_al
     let frozen = site.volume.freeze(FROZEN)?;
     let run = paused.go_on()?;
     let (pid, record) = (holder.pid, site.world.runtime_dir().join("holders.json"));
-    let may_be_held =
-        format!("`app` (process {pid} was killed and is still there after 5000 ms) MAY STILL BE HELD");
+    let may_be_held = format!(
+        "`app` (process {pid} was killed, and after 5000 ms not all of its group is gone) MAY STILL BE HELD"
+    );
     run.assert_failed(
         6,
         &["was not created", &format!("state: {may_be_held}"), "help:  run `holdfast thaw --all` now"],
