@@ -180,6 +180,7 @@ pub fn repository_exit(error: &RepositoryError) -> Exit {
 pub fn writer_exit(error: &WriterError) -> Exit {
     match error {
         WriterError::Key { .. } => Exit::Key,
+        WriterError::InvalidSetting { .. } => Exit::Usage,
         WriterError::ChainBroken { .. } => Exit::ChainBroken,
         WriterError::StuckFrozen { .. } => Exit::ThawNotConfirmed,
         WriterError::Rejected { .. }

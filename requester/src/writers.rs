@@ -92,8 +92,7 @@ fn remote(
     writer_type: &str,
     run_as: Option<(u32, u32)>,
 ) -> RemoteWriter {
-    let arguments = ["writer", "serve", writer_type].map(String::from).to_vec();
-    let launcher = Launcher { program: program.to_owned(), arguments, run_as };
+    let launcher = Launcher { run_as, ..Launcher::new(program, ["writer", "serve", writer_type]) };
     RemoteWriter::new(launcher, &entry.id, writer_type, entry.settings.clone())
 }
 

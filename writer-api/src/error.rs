@@ -1,5 +1,6 @@
 //! Why a writer could not do its part, and what the requester does about it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -106,6 +107,16 @@ pub enum WriterError {
         #[source]
         cause: Cause,
     },
+    /// A setting of the writer cannot be used.
+    #[error("`{writer}` does not take its settings: {}", with_key(key.as_deref(), problem))]
+    InvalidSetting {
+        /// The writer's id.
+        writer: String,
+        /// The key in the writer's table of the configuration, if it is about one.
+        key: Option<String>,
+        /// What is wrong, and what was expected.
+        problem: String,
+    },
     /// A privilege is missing.
     #[error("`{writer}` lacks a privilege")]
     Denied {
@@ -140,7 +151,7 @@ pub enum WriterError {
         /// The writer's id.
         writer: String,
         /// Full names of those that failed, with the reason of each.
-        components: Vec<(String, Cause)>,
+        components: BTreeMap<String, Cause>,
     },
     /// A key is missing, does not fit, or could not be sealed (promise P9).
     #[error("`{writer}`: a key is missing, does not fit, or cannot be sealed")]
@@ -186,6 +197,14 @@ pub enum WriterError {
         #[source]
         cause: Cause,
     },
+}
+
+/// A complaint that names its key once.
+fn with_key(key: Option<&str>, problem: &str) -> String {
+    match key {
+        Some(key) if !problem.contains(&format!("`{key}`")) => format!("`{key}`: {problem}"),
+        Some(_) | None => problem.to_owned(),
+    }
 }
 
 /// Whether trying again helps.
@@ -236,6 +255,7 @@ impl WriterError {
             Self::TimedOut { .. } | Self::OutOfResources { .. } => Retry::WhenQuieter,
             Self::InconsistentSnapshot { .. }
             | Self::Rejected { .. }
+            | Self::InvalidSetting { .. }
             | Self::Denied { .. }
             | Self::WrongState { .. }
             | Self::Key { .. }
@@ -257,6 +277,7 @@ impl WriterError {
             | Self::OutOfResources { .. }
             | Self::InconsistentSnapshot { .. }
             | Self::Rejected { .. }
+            | Self::InvalidSetting { .. }
             | Self::Denied { .. }
             | Self::WrongState { .. }
             | Self::Key { .. }
@@ -276,6 +297,7 @@ impl WriterError {
             | Self::TimedOut { writer, .. }
             | Self::Busy { writer, .. }
             | Self::Rejected { writer, .. }
+            | Self::InvalidSetting { writer, .. }
             | Self::Denied { writer, .. }
             | Self::WrongState { writer, .. }
             | Self::RecoveryFailed { writer, .. }

@@ -102,7 +102,7 @@ impl WriterMetadata {
 
 /// What the data are for (`VSS_USAGE_TYPE`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Usage {
     /// Needed to boot.
     BootableSystemState,
@@ -116,7 +116,7 @@ pub enum Usage {
 
 /// What the data are (`VSS_SOURCE_TYPE`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum DataSource {
     /// A database with transactions.
     TransactedDb,
@@ -129,12 +129,14 @@ pub enum DataSource {
 /// The order of freezes: front-ends first, so that nothing new reaches the back-ends behind them
 /// (`VSS_APPLICATION_LEVEL`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum FreezeLevel {
     /// Talks to users; frozen first, thawed last.
     #[default]
+    #[serde(alias = "front-end")] // as the configuration writes it
     FrontEnd,
     /// Serves front-ends.
+    #[serde(alias = "back-end")]
     BackEnd,
     /// Everything stands on it; frozen last, thawed first.
     System,
@@ -159,7 +161,7 @@ pub struct RestorePolicy {
 
 /// Restore methods (`VSS_RESTOREMETHOD_ENUM`; those of a reboot have no counterpart here).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum RestoreMethod {
     /// Only where no target file exists.
     IfNotThere,
@@ -175,7 +177,7 @@ pub enum RestoreMethod {
 
 /// The order of a restore (design §5); inside a rank, dependencies decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum RestoreRank {
     /// What the machine starts from.
     BootFiles,
@@ -337,7 +339,7 @@ fn absolute(path: &std::path::Path) -> Result<(), String> {
 
 /// What a component is (`VSS_COMPONENT_TYPE`, and keys, which VSS does not have).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum ComponentKind {
     /// Database and log files.
     Database,
@@ -386,7 +388,7 @@ impl FileSet {
 
 /// What part a file plays; incremental and log backups choose by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum FileRole {
     /// A database file.
     Database,

@@ -308,7 +308,7 @@ pub struct Mark {
 
 /// What came of a thaw. A repeat is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Thawed {
     /// Was held, is free.
     Released,
@@ -384,7 +384,7 @@ pub struct SealedKey {
 
 /// Whether a key was proved to fit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "kebab-case")]
+#[serde(tag = "state", rename_all = "snake_case")]
 pub enum KeySeal {
     /// The public half equals the certificate's, and a fresh signature verified.
     Proved {
@@ -571,7 +571,7 @@ pub enum OnFailure {
 
 /// What came of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum HookOutcome {
     /// Done now.
     Done,

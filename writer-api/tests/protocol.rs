@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use holdfast_writer_api::protocol::{Launcher, RemoteWriter, serve};
+use holdfast_writer_api::protocol::{Launcher, Program, RemoteWriter, serve};
 use holdfast_writer_api::*;
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
@@ -95,15 +95,12 @@ fn writer_process() {
     let mut registry = Registry::empty();
     registry.register(&LOCK).unwrap();
     let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    let _ = serve(&registry, "lock", socket);
+    let _ = serve(&registry, Program::new("lock-test", "1"), "lock", socket);
 }
 
 fn writer(file: &Path, fault: &str) -> RemoteWriter {
-    let launcher = Launcher {
-        program: std::env::current_exe().unwrap(),
-        arguments: ["writer_process", "--exact", "--ignored", "--nocapture"].map(String::from).to_vec(),
-        run_as: None,
-    };
+    let arguments = ["writer_process", "--exact", "--ignored", "--nocapture"];
+    let launcher = Launcher::new(std::env::current_exe().unwrap(), arguments);
     RemoteWriter::new(launcher, "w", "lock", serde_json::json!({"file": file, "fault": fault}))
 }
 
@@ -214,7 +211,7 @@ async fn methods_out_of_order_are_refused_without_harm() {
 
 #[tokio::test]
 async fn an_unknown_program_is_a_named_error() {
-    let launcher = Launcher { program: "/nonexistent".into(), arguments: vec![], run_as: None };
+    let launcher = Launcher::new("/nonexistent", [""; 0]);
     let writer = RemoteWriter::new(launcher, "w", "lock", serde_json::Value::Null);
     let error = writer.identify().await.unwrap_err();
     assert!(matches!(error, WriterError::NotResponding { .. }), "{error:?}");

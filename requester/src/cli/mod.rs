@@ -13,7 +13,6 @@ mod repository;
 mod restore;
 mod thaw;
 
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -81,8 +80,10 @@ fn serve(writer_type: &str) -> Result<Exit, Failure> {
             .help("`holdfast backup` starts writers itself; they get a socket as standard input")
     };
     let registry = Registry::linked()?;
-    let socket = std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| failed(error.into()))?;
-    protocol::serve(&registry, writer_type, socket).map_err(|error| failed(error.into()))?;
+    let program = protocol::Program::new("holdfast", env!("CARGO_PKG_VERSION"));
+    protocol::socket_on_stdin()
+        .and_then(|socket| protocol::serve(&registry, program, writer_type, socket))
+        .map_err(|error| failed(error.into()))?;
     Ok(Exit::Ok)
 }
 

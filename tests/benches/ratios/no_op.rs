@@ -9,7 +9,7 @@ use holdfast_writer_api::{
     FreezeLevel, METADATA_SCHEMA, Mark, PhaseContext, PostSnapshot, Prepared, Registry, RestoreMethod,
     RestoreParticipant, RestorePolicy, RestoreRank, RestoreRequest, ShadowContext, Thawed, Truncated, Usage,
     Writer, WriterDescriptor, WriterError, WriterMetadata,
-    protocol::{Launcher, RemoteWriter, serve as serve_writer},
+    protocol::{Launcher, Program, RemoteWriter, serve as serve_writer},
 };
 use uuid::Uuid;
 
@@ -37,7 +37,7 @@ pub async fn in_process(id: String) -> Result<Member, BenchError> {
 /// The same in a process of its own, spoken to in the protocol.
 pub async fn in_child(id: String) -> Result<Member, BenchError> {
     let program = std::env::current_exe().map_err(BenchError::io("find this program"))?;
-    let launcher = Launcher { program, arguments: vec![SERVE.to_owned()], run_as: None };
+    let launcher = Launcher::new(program, [SERVE]);
     let writer = RemoteWriter::new(launcher, &*id, TYPE, serde_json::json!({}));
     let request = BackupRequest {
         set: Uuid::nil(),
@@ -65,7 +65,8 @@ pub fn serve() -> Result<(), BenchError> {
     let failed = |cause: String| BenchError::Barrier { cause };
     registry.register(&DESCRIPTOR).map_err(|error| failed(error.to_string()))?;
     let socket = io::stdin().as_fd().try_clone_to_owned().map_err(BenchError::io("take the socket"))?;
-    serve_writer(&registry, TYPE, socket).map_err(|error| failed(crate::error::chain(&error)))
+    serve_writer(&registry, Program::new("no-op", "1"), TYPE, socket)
+        .map_err(|error| failed(crate::error::chain(&error)))
 }
 
 fn metadata(id: &str) -> WriterMetadata {

@@ -1,4 +1,4 @@
-//! Frames of the protocol: JSON objects ended by NUL, of bounded length.
+//! Frames of the protocol: JSON objects ended by NUL, of bounded length. Anyone who speaks the protocol from Rust may use them.
 
 use std::io::{self, Read, Write};
 
@@ -24,6 +24,15 @@ pub enum FrameError {
     /// Not JSON, or not a message we know.
     #[error("a message that is not understood")]
     Malformed(#[source] serde_json::Error),
+    /// A call before the answer to the last one, a second answer to one call, or an answer that nobody asked for.
+    #[error("a message out of turn")]
+    OutOfTurn,
+    /// A call that wants no answer, or another protocol: neither is spoken here.
+    #[error("a call of a kind that is not spoken here")]
+    OneWay,
+    /// File descriptors that were not asked for, too few of them, or of a kind that is no stream.
+    #[error("{0}")]
+    Descriptors(&'static str),
     /// The socket failed.
     #[error("the socket failed")]
     Io(#[source] io::Error),
@@ -48,34 +57,36 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Adds what was read.
-    ///
-    /// # Errors
-    /// [`FrameError::TooLong`] once an unfinished message exceeds the limit; memory stays bounded.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
+    /// Adds what was read. Take out what is whole before adding more: that is where the bound is kept.
+    pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
-        let unfinished = self.buffer.len() - self.searched;
-        if self.buffer.len() > MAX_MESSAGE_BYTES && !self.buffer[..].contains(&0) {
-            return Err(FrameError::TooLong);
-        }
-        debug_assert!(unfinished >= bytes.len());
-        Ok(())
     }
 
     /// The next whole message, if there is one.
     ///
     /// # Errors
-    /// [`FrameError::Malformed`]; the bytes of that message are consumed.
+    /// - [`FrameError::Malformed`]; the bytes of that message are consumed.
+    /// - [`FrameError::TooLong`] as soon as a message has passed the bound, whole or not. What follows it cannot
+    ///   be told from it: the conversation is over.
     pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
-        let Some(at) = self.buffer[self.searched..].iter().position(|byte| *byte == 0) else {
-            self.searched = self.buffer.len();
+        let found = self.buffer[self.searched..].iter().position(|byte| *byte == 0);
+        let end = self.searched + found.unwrap_or(self.buffer.len() - self.searched);
+        if end > MAX_MESSAGE_BYTES {
+            return Err(FrameError::TooLong);
+        }
+        self.searched = end;
+        if found.is_none() {
             return Ok(None);
-        };
-        let end = self.searched + at;
+        }
         let message = serde_json::from_slice(&self.buffer[..end]).map_err(FrameError::Malformed);
         self.buffer.drain(..=end);
         self.searched = 0;
         message.map(Some)
+    }
+
+    /// Whether nothing is left: the other side is not in the middle of a message, nor ahead of its turn.
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
     }
 
     /// What the end of the stream means here.
@@ -93,7 +104,7 @@ pub fn read<T: DeserializeOwned>(from: &mut impl Read, decoder: &mut Decoder) ->
         }
         match from.read(&mut chunk) {
             Ok(0) => return Err(decoder.end()),
-            Ok(n) => decoder.push(&chunk[..n])?,
+            Ok(n) => decoder.push(&chunk[..n]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(FrameError::Io(error)),
         }
@@ -113,7 +124,7 @@ mod tests {
         let mut decoder = Decoder::default();
         let mut out = Vec::new();
         for chunk in bytes.chunks(step) {
-            decoder.push(chunk).unwrap();
+            decoder.push(chunk);
             while let Some(item) = decoder.next().transpose() {
                 out.push(item);
             }
@@ -142,7 +153,10 @@ mod tests {
     fn a_message_without_end_is_refused_before_it_fills_the_memory() {
         let mut decoder = Decoder::default();
         let chunk = vec![b'x'; 1 << 20];
-        let refused = (0..64).find_map(|_| decoder.push(&chunk).err());
+        let refused = (0..1000).find_map(|_| {
+            decoder.push(&chunk);
+            decoder.next::<serde_json::Value>().err()
+        });
         assert!(matches!(refused, Some(FrameError::TooLong)));
         assert!(decoder.buffer.len() <= MAX_MESSAGE_BYTES + chunk.len());
     }

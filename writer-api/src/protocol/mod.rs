@@ -4,13 +4,36 @@
 //! one JSON object a message, ended by a NUL byte; a call is `{"method", "parameters"}`, an answer
 //! `{"parameters"}` or `{"error", "parameters"}`. One call at a time; the requester never sends a second one
 //! before the answer to the first. A closed socket means: release everything and end.
+//!
+//! `io.holdfast.Writer.varlink` beside this crate's manifest is the interface; `docs/plugin-protocol.md` has the
+//! rest. [`RemoteWriter`] is the requester's side, [`serve`] the writer's. Both stand on the same messages,
+//! which are public for whoever wants to speak the protocol otherwise: a test, or another requester.
 
 mod client;
 mod codec;
-mod message;
+mod conversation;
+mod descriptors;
+mod dispatch;
+mod group;
+mod guard;
+mod launcher;
+pub mod message;
+mod proc;
+mod process;
+mod said;
 mod server;
+mod text;
+mod version;
+pub mod wire;
 
-pub use client::{Launcher, RemoteWriter};
-pub use codec::{FrameError, MAX_MESSAGE_BYTES};
-pub use message::{Call, Hello, HelloReply, PROTOCOL_VERSION};
-pub use server::{ServeError, serve};
+#[cfg(test)]
+mod interface_tests;
+
+pub use client::RemoteWriter;
+pub use codec::{Decoder, FrameError, MAX_MESSAGE_BYTES, encode, read, write};
+pub use launcher::Launcher;
+pub use message::{Call, DESCRIPTORS, Hello, HelloReply};
+pub use said::{Said, SaidLine};
+pub use server::{Program, ServeError, serve, socket_on_stdin};
+pub use text::shown;
+pub use version::{NoVersion, Version};

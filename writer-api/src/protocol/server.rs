@@ -3,27 +3,22 @@
 //! Owns: that a hold ends (promise P1). Three things end it besides `Thaw`, whatever the writer's code is
 //! doing at the time: the deadline of its own timer thread, the socket's end, and SIGKILL.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tokio::sync::mpsc as channel;
 
-use super::codec::{self, Decoder, FrameError};
-use super::message::{Answer, Call, Done, Hello, HelloReply, List, PROTOCOL_VERSION, Value};
-use crate::{BackupParticipant, Registry, RestoreParticipant, Writer, WriterConfig, WriterError};
-
-/// What a process that ended itself to release a hold exits with: at its deadline …
-const EXIT_DEADLINE: i32 = 70;
-/// … and when its requester was gone.
-const EXIT_ORPHANED: i32 = 71;
-
-/// How long the writer's code gets to release by itself once the requester is gone. Then the process
-/// ends, and the kernel releases.
-const GRACE: Duration = Duration::from_millis(50);
+use super::codec::FrameError;
+use super::descriptors;
+use super::dispatch::{self, Reply};
+use super::guard::{Watchdog, read_calls};
+use super::message::{Call, DESCRIPTORS, Done, Hello, HelloReply, Identified};
+use super::version::Version;
+use super::wire::{Answer, INTERFACE, INTERFACE_TEXT, Request, SERVICE, SERVICE_TEXT, Understood};
+use crate::{
+    BackupParticipant, Registry, RestoreParticipant, Writer, WriterConfig, WriterDescriptor, WriterError,
+};
 
 /// Why serving ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -43,105 +38,93 @@ pub enum ServeError {
     Frame(#[source] FrameError),
 }
 
+/// What a program says of itself to whoever asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+impl Program {
+    /// A program's name and version; `env!("CARGO_PKG_NAME")` and `env!("CARGO_PKG_VERSION")` have them.
+    pub fn new(name: impl Into<String>, version: impl Into<String>) -> Self {
+        Self { name: name.into(), version: version.into() }
+    }
+}
+
+/// The requester's socket, taken from standard input. That becomes empty, so that whatever the writer starts does not
+/// inherit the socket and keep it open.
+///
+/// # Errors
+/// [`ServeError::NoSocket`].
+pub fn socket_on_stdin() -> Result<OwnedFd, ServeError> {
+    let taken = std::io::stdin().as_fd().try_clone_to_owned().and_then(|socket| {
+        let nothing = std::fs::File::open("/dev/null")?;
+        // SAFETY: both descriptors are open; nobody reads standard input yet.
+        if unsafe { libc::dup2(nothing.as_raw_fd(), libc::STDIN_FILENO) } < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(socket)
+    });
+    taken.map_err(ServeError::NoSocket)
+}
+
 /// Serves the writer of type `name` to the requester on `socket`, until it closes.
 ///
-/// Blocks. Runs the writer on a runtime of its own, so call it from a plain thread.
+/// Blocks. Runs the writer on a runtime of its own, so call it from a plain thread. The process ends soon after
+/// the socket does, whatever else runs in it.
 ///
 /// # Errors
 /// [`ServeError`]; whatever was held is released by then.
-pub fn serve(registry: &Registry, name: &str, socket: OwnedFd) -> Result<(), ServeError> {
+pub fn serve(registry: &Registry, program: Program, name: &str, socket: OwnedFd) -> Result<(), ServeError> {
     let descriptor = registry.get(name).ok_or_else(|| ServeError::UnknownType { name: name.to_owned() })?;
-    let reader = UnixStream::from(socket);
-    let mut answers = reader.try_clone().map_err(ServeError::NoSocket)?;
+    let answers = UnixStream::from(socket);
+    // Anything else, a terminal or a file, fails here.
+    answers.peer_addr().map_err(ServeError::NoSocket)?;
+    let reader = answers.try_clone().map_err(ServeError::NoSocket)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::NoSocket)?;
     let mut calls = read_calls(reader);
-    let watchdog = Watchdog::start();
-    let mut session = Session { build: descriptor.build, state: Serving::Nothing, watchdog };
+    let mut session = Session {
+        descriptor,
+        program,
+        state: Serving::Nothing,
+        passes_descriptors: false,
+        watchdog: Watchdog::start(),
+    };
     runtime.block_on(async {
         // The call in progress is dropped when the requester goes, and with it the half-taken hold.
         while let Some(call) = calls.recv().await {
-            let answer = match call {
-                Ok(call) => {
-                    let handling = AssertUnwindSafe(session.handle(call)).catch_unwind();
-                    tokio::select! {
-                        biased;
-                        answer = handling => answer.unwrap_or_else(|panic| {
-                            Answer::from_result::<Done>(Err(WriterError::not_responding(
-                                name,
-                                format!("it panicked: {}", panic_text(&*panic)),
-                            )))
-                        }),
-                        // Nobody sends a second call before the first is answered: this is the end.
-                        _ = calls.recv() => return Ok(()),
-                    }
-                }
-                Err(error @ (FrameError::Malformed(_) | FrameError::TooLong)) => {
-                    Answer::protocol(crate::chain(&error))
-                }
-                Err(FrameError::Closed) => return Ok(()),
-                Err(error) => return Err(ServeError::Frame(error)),
+            let request = call.map_err(ServeError::Frame)?;
+            if request.oneway || request.upgrade {
+                return Err(ServeError::Frame(FrameError::OneWay));
+            }
+            let handling = AssertUnwindSafe(session.handle(request)).catch_unwind();
+            let reply = tokio::select! {
+                biased;
+                reply = handling => reply.unwrap_or_else(|panic| panicked(name, &*panic)),
+                early = calls.recv() => return match early {
+                    None => Ok(()),
+                    Some(Ok(_)) => Err(ServeError::Frame(FrameError::OutOfTurn)),
+                    Some(Err(error)) => Err(ServeError::Frame(error)),
+                },
             };
-            codec::write(&mut answers, &answer).map_err(ServeError::Frame)?;
+            descriptors::send(&answers, &reply.answer, reply.descriptor.as_ref())
+                .map_err(ServeError::Frame)?;
         }
         Ok(())
     })
 }
 
-/// Reads in a thread of its own, so that the socket's end is seen whatever the writer's code does.
-fn read_calls(mut socket: UnixStream) -> channel::UnboundedReceiver<Result<Call, FrameError>> {
-    let (send, receive) = channel::unbounded_channel();
-    std::thread::spawn(move || {
-        let mut decoder = Decoder::default();
-        loop {
-            let call = codec::read(&mut socket, &mut decoder);
-            if matches!(call, Err(FrameError::Closed | FrameError::Truncated | FrameError::Io(_))) {
-                break;
-            }
-            // What follows an endless message cannot be told from it: say so, and end.
-            let too_long = matches!(call, Err(FrameError::TooLong));
-            if send.send(call).is_err() || too_long {
-                break;
-            }
-        }
-        drop(send);
-        std::thread::sleep(GRACE);
-        // SAFETY: ends the process without running anything: that is what is wanted of it here.
-        unsafe { libc::_exit(EXIT_ORPHANED) }
-    });
-    receive
-}
-
-/// Ends the process at the hold's deadline, from a thread that nothing else can block.
-struct Watchdog {
-    send: mpsc::Sender<Option<Instant>>,
-}
-
-impl Watchdog {
-    fn start() -> Self {
-        let (send, receive) = mpsc::channel::<Option<Instant>>();
-        std::thread::spawn(move || {
-            let mut armed: Option<Instant> = None;
-            loop {
-                let news = match armed {
-                    None => receive.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
-                    Some(at) => receive.recv_timeout(at.saturating_duration_since(Instant::now())),
-                };
-                match news {
-                    Ok(next) => armed = next,
-                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
-                    // SAFETY: as in `read_calls`; the kernel releases what was held.
-                    Err(mpsc::RecvTimeoutError::Timeout) => unsafe { libc::_exit(EXIT_DEADLINE) },
-                }
-            }
-        });
-        Self { send }
-    }
-
-    fn arm(&self, at: Option<Instant>) {
-        // The thread lives as long as `self.send`.
-        let _ = self.send.send(at);
-    }
+fn panicked(name: &str, panic: &(dyn std::any::Any + Send)) -> Reply {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".into());
+    Answer::failure(&WriterError::not_responding(name, format!("it panicked: {text}"))).into()
 }
 
 enum Serving {
@@ -151,17 +134,48 @@ enum Serving {
     Restore(Box<dyn RestoreParticipant>),
 }
 
+impl Serving {
+    /// As the interface file has it.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Writer(_) => "writer",
+            Self::Backup(_) => "backup",
+            Self::Restore(_) => "restore",
+        }
+    }
+}
+
 struct Session {
-    build: fn(WriterConfig) -> Result<Box<dyn Writer>, crate::SettingsError>,
+    descriptor: &'static WriterDescriptor,
+    program: Program,
     state: Serving,
+    /// Whether the requester takes descriptors.
+    passes_descriptors: bool,
     watchdog: Watchdog,
 }
 
 impl Session {
-    async fn handle(&mut self, call: Call) -> Answer {
-        match (call, &mut self.state) {
+    async fn handle(&mut self, request: Request) -> Reply {
+        let method = request.method.clone();
+        match request.understand() {
+            Ok(Understood::Writer(call)) => match self.call(call).await {
+                Some(reply) => reply,
+                None => Answer::out_of_order(&method, self.state.name()).into(),
+            },
+            Ok(Understood::Info) => self.info().into(),
+            Ok(Understood::Description(interface)) => description(&interface).into(),
+            Err(refusal) => refusal.into(),
+        }
+    }
+
+    /// The answer; `None` if the method is not possible now.
+    async fn call(&mut self, call: Call) -> Option<Reply> {
+        let answer = match (call, &mut self.state) {
             (Call::Hello(hello), Serving::Nothing) => self.hello(hello),
-            (Call::Identify {}, Serving::Writer(writer)) => Answer::from_result(writer.identify().await),
+            (Call::Identify {}, Serving::Writer(writer)) => {
+                Answer::from_result(writer.identify().await.map(|metadata| Identified { metadata }))
+            }
             (Call::BeginBackup(request), Serving::Writer(writer)) => {
                 let begun = writer.begin_backup(request).await;
                 Answer::from_result(begun.map(|participant| {
@@ -176,137 +190,68 @@ impl Session {
                     Done {}
                 }))
             }
+            (Call::OpenStream { .. }, Serving::Backup(_)) if !self.passes_descriptors => Answer::failure(
+                &WriterError::unsupported("", "streams to a requester that takes no descriptors"),
+            ),
             (call, Serving::Backup(participant)) => {
-                handle_backup(call, &mut **participant, &self.watchdog).await
+                return dispatch::backup(call, &mut **participant, &self.watchdog).await;
             }
-            (call, Serving::Restore(participant)) => handle_restore(call, &mut **participant).await,
-            (_, Serving::Nothing | Serving::Writer(_)) => out_of_order(),
-        }
+            (call, Serving::Restore(participant)) => {
+                return dispatch::restore(call, &mut **participant).await;
+            }
+            (_, Serving::Nothing | Serving::Writer(_)) => return None,
+        };
+        Some(answer.into())
     }
 
     fn hello(&mut self, hello: Hello) -> Answer {
-        let major = |version: &str| version.split('.').next().map(str::to_owned);
-        if major(&hello.protocol) != major(PROTOCOL_VERSION) {
-            return Answer::protocol(format!(
-                "the requester speaks protocol {}, this writer {PROTOCOL_VERSION}",
-                hello.protocol
-            ));
+        let theirs = match hello.protocol.parse::<Version>() {
+            Ok(version) => version,
+            Err(_) => return Answer::invalid_parameter("protocol"),
+        };
+        if Version::OURS.agreed(theirs).is_none() {
+            return Answer::version_mismatch();
         }
+        if hello.writer_type != self.descriptor.name {
+            let why = format!("this program serves `{}`, not `{}`", self.descriptor.name, hello.writer_type);
+            return Answer::failure(&WriterError::rejected(hello.id, why));
+        }
+        self.passes_descriptors = hello.features.iter().any(|feature| feature == DESCRIPTORS);
         let id = hello.id.clone();
-        match (self.build)(WriterConfig { id: hello.id, settings: hello.settings }) {
+        match (self.descriptor.build)(WriterConfig { id: hello.id, settings: hello.settings }) {
             Ok(writer) => {
                 self.state = Serving::Writer(writer);
-                let reply = HelloReply { protocol: PROTOCOL_VERSION.into(), pid: std::process::id() };
-                Answer::from_result(Ok(reply))
+                Answer::reply(&HelloReply {
+                    protocol: Version::OURS.to_string(),
+                    program: self.program.name.clone(),
+                    version: self.program.version.clone(),
+                    features: vec![DESCRIPTORS.to_owned()],
+                })
             }
-            Err(error) => Answer::from_result::<Done>(Err(WriterError::rejected(id, error.to_string()))),
+            Err(error) => Answer::failure(&WriterError::InvalidSetting {
+                writer: id,
+                key: error.key,
+                problem: error.problem,
+            }),
         }
+    }
+
+    fn info(&self) -> Answer {
+        Answer::reply(&serde_json::json!({
+            "vendor": "",
+            "product": self.program.name,
+            "version": self.program.version,
+            "url": "",
+            "interfaces": [SERVICE, INTERFACE],
+        }))
     }
 }
 
-fn out_of_order() -> Answer {
-    Answer::protocol("this method is not possible now: Hello, then Begin…, then the participant's methods")
-}
-
-async fn handle_backup(call: Call, participant: &mut dyn BackupParticipant, watchdog: &Watchdog) -> Answer {
-    let done = |result: Result<(), WriterError>| Answer::from_result(result.map(|()| Done {}));
-    match call {
-        Call::PrepareBackup(ctx) => Answer::from_result(participant.prepare_backup(&ctx).await),
-        Call::SealKeys { recipients } => {
-            Answer::from_result(participant.seal_keys(&recipients).await.map(|items| List { items }))
-        }
-        Call::PrepareSnapshot(ctx) => done(participant.prepare_snapshot(&ctx).await),
-        Call::Freeze(ctx) => {
-            // Counted from the call, and armed before the hold exists.
-            watchdog.arm(Some(Instant::now() + ctx.budget));
-            let frozen = participant.freeze(&ctx).await;
-            if frozen.is_err() {
-                // It failed, so nothing may stay held even if nobody calls thaw.
-                if participant.thaw().await.is_ok() {
-                    watchdog.arm(None);
-                }
-            }
-            Answer::from_result(frozen)
-        }
-        Call::Thaw {} => {
-            let thawed = participant.thaw().await;
-            if thawed.is_ok() {
-                watchdog.arm(None);
-            }
-            Answer::from_result(thawed.map(|value| Value { value }))
-        }
-        Call::PostSnapshot(ctx) => Answer::from_result(participant.post_snapshot(&ctx).await),
-        Call::BackupComplete(outcome) => Answer::from_result(participant.backup_complete(&outcome).await),
-        Call::Abort {} => {
-            let aborted = participant.abort().await;
-            if aborted.is_ok() {
-                watchdog.arm(None);
-            }
-            done(aborted)
-        }
-        Call::ListStreams {} => {
-            Answer::from_result(participant.list_streams().await.map(|items| List { items }))
-        }
-        Call::CloseStream { name, bytes } => done(participant.close_stream(&name, bytes).await),
-        Call::ListLogs {} => Answer::from_result(participant.list_logs().await.map(|items| List { items })),
-        Call::Hello(_)
-        | Call::Identify {}
-        | Call::BeginBackup(_)
-        | Call::BeginRestore(_)
-        | Call::OnlineState {}
-        | Call::Check(_)
-        | Call::Register(_)
-        | Call::RegisterComplete {}
-        | Call::Recover { .. }
-        | Call::Verify(_)
-        | Call::PostRestoreSteps {}
-        | Call::RunStep { .. }
-        | Call::Unregister {} => out_of_order(),
-    }
-}
-
-async fn handle_restore(call: Call, participant: &mut dyn RestoreParticipant) -> Answer {
-    let done = |result: Result<(), WriterError>| Answer::from_result(result.map(|()| Done {}));
-    match call {
-        Call::OnlineState {} => {
-            Answer::from_result(participant.online_state().await.map(|value| Value { value }))
-        }
-        Call::Check(staged) => Answer::from_result(participant.check(&staged).await),
-        Call::Register(registration) => done(participant.register(&registration).await),
-        Call::RegisterComplete {} => done(participant.register_complete().await),
-        Call::Recover { staged, context } => {
-            Answer::from_result(participant.recover(&staged, &context).await)
-        }
-        Call::Verify(staged) => Answer::from_result(participant.verify(&staged).await),
-        Call::PostRestoreSteps {} => {
-            Answer::from_result(participant.post_restore_steps().await.map(|items| List { items }))
-        }
-        Call::RunStep { name } => {
-            Answer::from_result(participant.run_step(&name).await.map(|value| Value { value }))
-        }
-        Call::Unregister {} => done(participant.unregister().await),
-        Call::Hello(_)
-        | Call::Identify {}
-        | Call::BeginBackup(_)
-        | Call::BeginRestore(_)
-        | Call::PrepareBackup(_)
-        | Call::SealKeys { .. }
-        | Call::PrepareSnapshot(_)
-        | Call::Freeze(_)
-        | Call::Thaw {}
-        | Call::PostSnapshot(_)
-        | Call::BackupComplete(_)
-        | Call::Abort {}
-        | Call::ListStreams {}
-        | Call::CloseStream { .. }
-        | Call::ListLogs {} => out_of_order(),
-    }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".into())
+fn description(interface: &str) -> Answer {
+    let text = match interface {
+        SERVICE => SERVICE_TEXT,
+        INTERFACE => INTERFACE_TEXT,
+        other => return Answer::interface_not_found(other),
+    };
+    Answer::reply(&serde_json::json!({ "description": text }))
 }

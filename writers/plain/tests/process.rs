@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use holdfast_writer_api::protocol::{Launcher, RemoteWriter, serve};
+use holdfast_writer_api::protocol::{Launcher, Program, RemoteWriter, serve};
 use holdfast_writer_api::*;
 use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
@@ -22,14 +22,14 @@ use holdfast_writer_plain as _;
 #[ignore = "the child process of the other tests"]
 fn serve_sqlite() {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    let _ = serve(&Registry::linked().unwrap(), "sqlite", socket);
+    let _ = serve(&Registry::linked().unwrap(), Program::new("plain-test", "1"), "sqlite", socket);
 }
 
 #[test]
 #[ignore = "the child process of the other tests"]
 fn serve_files() {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    let _ = serve(&Registry::linked().unwrap(), "files", socket);
+    let _ = serve(&Registry::linked().unwrap(), Program::new("plain-test", "1"), "files", socket);
 }
 
 async fn frozen(
@@ -38,11 +38,8 @@ async fn frozen(
     budget_ms: u64,
 ) -> Box<dyn BackupParticipant> {
     let child = format!("serve_{writer_type}");
-    let launcher = Launcher {
-        program: std::env::current_exe().unwrap(),
-        arguments: [&child, "--exact", "--ignored", "--nocapture"].map(String::from).to_vec(),
-        run_as: None,
-    };
+    let arguments = [&child, "--exact", "--ignored", "--nocapture"];
+    let launcher = Launcher::new(std::env::current_exe().unwrap(), arguments);
     let writer = RemoteWriter::new(launcher, "w", writer_type, settings);
     let components = writer.identify().await.unwrap().components.iter().map(|c| c.reference()).collect();
     let (set, backup_type) = (Uuid::nil(), BackupType::Full);
