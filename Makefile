@@ -30,6 +30,7 @@ soak: ## the long fault runs (tests marked #[ignore]), in release mode
 	@scripts/deps test
 	$(CARGO) build --release $(ALL) --bins
 	HOLDFAST_BIN="$(TARGET)/release/holdfast" $(CARGO) test --release -p holdfast-tests --all-features -- --ignored --test-threads=1 --nocapture
+	$(CARGO) test --release -p holdfast-writer-api --all-features --test decoder -- --ignored --nocapture
 
 bench: ## ratios against restic and bare ioctls, as root; prints and writes docs/benchmarks.md
 	@scripts/deps test

@@ -108,6 +108,9 @@ impl From<ConfigError> for Failure {
             ConfigError::Untrusted(_) => {
                 "a configuration names commands that are run; only its owner may write it"
             }
+            ConfigError::UntrustedProgram { .. } => {
+                "a writer's program runs with your privileges; only you or root may be able to change it"
+            }
             ConfigError::Invalid { .. } => "`holdfast config check` tries it again without doing anything",
         };
         Self::new(Exit::Usage, "the configuration cannot be used", error, NOTHING_CHANGED).help(help)

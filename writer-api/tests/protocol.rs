@@ -2,100 +2,25 @@
 //!
 //! The writer holds a lock on a file; the tests watch that lock from outside, not the writer's word.
 
+mod common;
+
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use holdfast_writer_api::protocol::{Launcher, Program, RemoteWriter, serve};
+use common::{STREAM_BYTES, application, is_free, stream_content};
+use holdfast_writer_api::protocol::{Launcher, RemoteWriter};
 use holdfast_writer_api::*;
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
-
-struct LockWriter {
-    id: String,
-    file: String,
-    fault: String,
-}
-
-struct LockRun {
-    id: String,
-    path: String,
-    fault: String,
-    held: Option<File>,
-}
-
-fn build(config: WriterConfig) -> Result<Box<dyn Writer>, SettingsError> {
-    let text = |key: &str| config.settings[key].as_str().unwrap_or_default().to_owned();
-    Ok(Box::new(LockWriter { file: text("file"), fault: text("fault"), id: config.id }))
-}
-
-#[async_trait]
-impl Writer for LockWriter {
-    async fn identify(&self) -> Result<WriterMetadata, WriterError> {
-        Err(WriterError::rejected(&self.id, "nothing to identify"))
-    }
-    async fn begin_backup(&self, _: BackupRequest) -> Result<Box<dyn BackupParticipant>, WriterError> {
-        let (id, path, fault) = (self.id.clone(), self.file.clone(), self.fault.clone());
-        Ok(Box::new(LockRun { id, path, fault, held: None }))
-    }
-    async fn begin_restore(&self, _: RestoreRequest) -> Result<Box<dyn RestoreParticipant>, WriterError> {
-        Err(WriterError::unsupported(&self.id, "restore"))
-    }
-}
-
-#[async_trait]
-impl BackupParticipant for LockRun {
-    async fn prepare_backup(&mut self, _: &PhaseContext) -> Result<Prepared, WriterError> {
-        Ok(Prepared::default())
-    }
-    async fn prepare_snapshot(&mut self, _: &PhaseContext) -> Result<(), WriterError> {
-        Ok(())
-    }
-    async fn freeze(&mut self, ctx: &FreezeContext) -> Result<Mark, WriterError> {
-        match self.fault.as_str() {
-            "hang" => tokio::time::sleep(ctx.budget * 100).await,
-            "block" => std::thread::sleep(Duration::from_secs(600)),
-            "panic" => panic!("as asked"),
-            "exit" => std::process::exit(3),
-            _ => {}
-        }
-        let file = File::open(&self.path).unwrap();
-        flock(file.as_fd(), FlockOperation::LockExclusive).unwrap();
-        self.held = Some(file);
-        match self.fault.as_str() {
-            "hold, then fail" => return Err(WriterError::rejected(&self.id, "as asked")),
-            "hold, then block" => std::thread::sleep(Duration::from_secs(600)),
-            _ => {}
-        }
-        Ok(Mark { position: "7".into(), ..Mark::default() })
-    }
-    async fn thaw(&mut self) -> Result<Thawed, WriterError> {
-        Ok(self.held.take().map_or(Thawed::WasNotHeld, |_| Thawed::Released))
-    }
-    async fn post_snapshot(&mut self, _: &ShadowContext) -> Result<PostSnapshot, WriterError> {
-        Ok(PostSnapshot::default())
-    }
-    async fn backup_complete(&mut self, _: &BackupOutcome) -> Result<Truncated, WriterError> {
-        Ok(Truncated::default())
-    }
-    async fn abort(&mut self) -> Result<(), WriterError> {
-        self.held = None;
-        Ok(())
-    }
-}
-
-static LOCK: WriterDescriptor = WriterDescriptor { name: "lock", summary: "holds a file's lock", build };
 
 /// Not a test: the child process of the others.
 #[test]
 #[ignore = "the child process of the other tests"]
 fn writer_process() {
-    let mut registry = Registry::empty();
-    registry.register(&LOCK).unwrap();
-    let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    let _ = serve(&registry, Program::new("lock-test", "1"), "lock", socket);
+    common::serve_lock();
 }
 
 fn writer(file: &Path, fault: &str) -> RemoteWriter {
@@ -116,14 +41,6 @@ async fn begin(file: &Path, fault: &str) -> Box<dyn BackupParticipant> {
 
 fn budget(ms: u64) -> FreezeContext {
     FreezeContext { set: Uuid::nil(), budget: Duration::from_millis(ms) }
-}
-
-fn is_free(file: &Path) -> bool {
-    flock(File::open(file).unwrap().as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok()
-}
-
-fn application() -> tempfile::NamedTempFile {
-    tempfile::NamedTempFile::new().unwrap()
 }
 
 #[tokio::test]
@@ -215,4 +132,82 @@ async fn an_unknown_program_is_a_named_error() {
     let writer = RemoteWriter::new(launcher, "w", "lock", serde_json::Value::Null);
     let error = writer.identify().await.unwrap_err();
     assert!(matches!(error, WriterError::NotResponding { .. }), "{error:?}");
+}
+
+/// Reads a stream as the requester would: at its own pace, to the end.
+async fn read(stream: Stream) -> Vec<u8> {
+    tokio::task::spawn_blocking(move || {
+        let mut content = Vec::new();
+        File::from(stream.fd).read_to_end(&mut content).unwrap();
+        content
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn megabytes_travel_beside_the_protocol_and_both_ends_count_them() {
+    let app = application();
+    let mut run = begin(app.path(), "").await;
+    assert_eq!(run.list_streams().await.unwrap()[0].name, "main");
+    for _ in 0..2 {
+        let content = read(run.open_stream("main").await.unwrap()).await;
+        assert!(content == stream_content(), "{} bytes came", content.len());
+        assert_eq!(run.close_stream("main", STREAM_BYTES as u64).await, Ok(()));
+    }
+    // The conversation goes on.
+    assert_eq!(run.thaw().await, Ok(Thawed::WasNotHeld));
+}
+
+#[tokio::test]
+async fn a_stream_that_was_not_read_to_its_end_or_broke_is_void() {
+    let app = application();
+    let mut run = begin(app.path(), "").await;
+    let content = read(run.open_stream("main").await.unwrap()).await;
+    let short = run.close_stream("main", content.len() as u64 - 1).await.unwrap_err();
+    assert!(matches!(short, WriterError::Rejected { .. }), "{short:?}");
+
+    let mut run = begin(app.path(), "stream breaks").await;
+    let content = read(run.open_stream("main").await.unwrap()).await;
+    assert!(content.len() < STREAM_BYTES);
+    let broken = run.close_stream("main", content.len() as u64).await.unwrap_err();
+    assert!(chain(&broken).contains("the disk is gone"), "{broken:?}");
+
+    let unknown = run.open_stream("other").await.unwrap_err();
+    assert!(matches!(unknown, WriterError::Rejected { .. }), "{unknown:?}");
+    assert_eq!(run.thaw().await, Ok(Thawed::WasNotHeld));
+}
+
+#[tokio::test]
+async fn a_setting_that_is_not_taken_is_named() {
+    let arguments = ["writer_process", "--exact", "--ignored", "--nocapture"];
+    let launcher = Launcher::new(std::env::current_exe().unwrap(), arguments);
+    let wrong = RemoteWriter::new(launcher, "w", "lock", serde_json::json!({"surprise": 1}));
+    let error = wrong.identify().await.unwrap_err();
+    assert_eq!(
+        error,
+        WriterError::InvalidSetting {
+            writer: "w".into(),
+            key: Some("surprise".into()),
+            problem: "there is no such setting".into()
+        }
+    );
+    assert!(error.to_string().contains("`surprise`: there is no such setting"), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_process_says_is_kept_until_after_its_end() {
+    let app = application();
+    let writer = writer(app.path(), "panic");
+    let request = BackupRequest {
+        set: Uuid::nil(),
+        backup_type: BackupType::Full,
+        components: vec![],
+        previous_stamps: Default::default(),
+    };
+    let mut run = writer.begin_backup(request).await.unwrap();
+    run.freeze(&budget(5000)).await.unwrap_err();
+    drop(run);
+    let last = writer.said().last(20).join("\n");
+    assert!(last.contains("panicked at") && last.contains("as asked"), "{last}");
 }

@@ -5,7 +5,7 @@ use holdfast_store_keys::Recipient;
 use serde_json::json;
 
 use super::args::ConfigCommand;
-use super::context::Context;
+use super::context::{Context, LAST_WORDS};
 
 const EXAMPLE: &str = include_str!("example.toml");
 
@@ -41,6 +41,9 @@ async fn check(context: &Context) -> Result<(), Failure> {
             Err(error) => {
                 let failure = Failure::new(Exit::Failed, "", error, "");
                 absent.push(format!("{}: {}", writer.entry.id, failure.causes().join(": ")));
+                for line in writer.said().map(|said| said.last(LAST_WORDS)).unwrap_or_default() {
+                    context.output.note(format!("{} said: {line}", writer.entry.id));
+                }
             }
         }
     }

@@ -1,7 +1,9 @@
 //! What most commands need: configuration, folders, password, repository, writers.
 
+use std::error::Error;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast::config::{self, Config, check_trusted};
@@ -10,13 +12,16 @@ use holdfast::paths::Paths;
 use holdfast::provider::Providers;
 use holdfast::repository::{Options, Password, Repository, RepositoryError, S3Options, StoredSet};
 use holdfast::writers::{self, ConfiguredWriter};
-use holdfast_writer_api::Registry;
+use holdfast_writer_api::protocol::Said;
+use holdfast_writer_api::{Registry, WriterError};
 
 use super::args::{Global, default_config, default_runtime, default_state};
 use super::output::Output;
 
 /// Longest password file that is read.
 const MAX_PASSWORD: u64 = 4096;
+/// How many lines of a failed writer's process a person wants to read.
+pub const LAST_WORDS: usize = 10;
 /// How long a password command may take.
 const PASSWORD_COMMAND: Duration = Duration::from_secs(60);
 
@@ -25,6 +30,8 @@ pub struct Context {
     pub global: Global,
     pub output: Output,
     pub paths: Paths,
+    /// What the processes of each writer say, by its id.
+    voices: Mutex<Vec<(String, Said)>>,
 }
 
 impl Context {
@@ -36,7 +43,7 @@ impl Context {
             state: absolute(global.state_dir.clone().unwrap_or_else(default_state)),
             runtime: absolute(global.runtime_dir.clone().unwrap_or_else(default_runtime)),
         };
-        Self { global, output, paths }
+        Self { global, output, paths, voices: Mutex::default() }
     }
 
     /// For a command that runs inside another one, which tells what happens.
@@ -65,7 +72,24 @@ impl Context {
 
     pub fn writers(&self, config: &Config) -> Result<Vec<ConfiguredWriter>, Failure> {
         let registry = Registry::linked()?;
-        Ok(writers::from_config(config, &registry, &own_program()?)?)
+        let writers = writers::from_config(config, &registry, &own_program()?)?;
+        let voices = writers.iter().filter_map(|w| Some((w.entry.id.clone(), w.said()?.clone())));
+        self.voices.lock().unwrap_or_else(PoisonError::into_inner).extend(voices);
+        Ok(writers)
+    }
+
+    /// What the processes of the writer said last by which a command failed, if it was one.
+    pub fn last_words(&self, failure: &Failure) -> Vec<String> {
+        let mut next = failure.source();
+        while let Some(error) = next {
+            if let Some(error) = error.downcast_ref::<WriterError>() {
+                let voices = self.voices.lock().unwrap_or_else(PoisonError::into_inner);
+                let voice = voices.iter().find(|(id, _)| id == error.writer());
+                return voice.map(|(_, said)| said.last(LAST_WORDS)).unwrap_or_default();
+            }
+            next = error.source();
+        }
+        Vec::new()
     }
 
     pub fn providers(&self) -> Result<Providers, Failure> {

@@ -7,7 +7,7 @@ use holdfast_writer_api::document::BackupSet;
 use serde_json::json;
 
 use super::args::List;
-use super::context::{Context, blocking};
+use super::context::{Context, LAST_WORDS, blocking};
 use super::output::bytes;
 
 pub async fn run(context: &Context, what: List) -> Result<(), Failure> {
@@ -28,11 +28,13 @@ async fn writers(context: &Context) -> Result<(), Failure> {
     }
     for writer in &writers {
         let (id, writer_type) = (&writer.entry.id, &writer.entry.writer_type);
+        let origin = writer.origin().map(ToString::to_string);
         match writer.writer.identify().await {
             Ok(metadata) => {
-                documents
-                    .push(json!({"id": id, "type": writer_type, "state": "stable", "metadata": metadata}));
-                show_writer(context, &metadata);
+                documents.push(json!({
+                    "id": id, "type": writer_type, "origin": origin, "state": "stable", "metadata": metadata,
+                }));
+                show_writer(context, &metadata, origin.as_deref());
             }
             Err(error) => {
                 let failure = Failure::new(
@@ -41,12 +43,22 @@ async fn writers(context: &Context) -> Result<(), Failure> {
                     error.clone(),
                     "",
                 );
+                let said = writer.said().map(|said| said.last(LAST_WORDS)).unwrap_or_default();
                 let reasons: Vec<_> = failure.causes().into_iter().skip(1).collect();
                 documents.push(json!({
-                    "id": id, "type": writer_type, "state": "failed at identify", "error": error,
+                    "id": id, "type": writer_type, "origin": origin, "state": "failed at identify",
+                    "error": error, "said": said,
                 }));
-                context.output.line(format!("{id} ({writer_type})\n  state: EXPECTED BUT ABSENT"));
-                context.output.line(format!("  last error: {}: {}", error, reasons.join(": ")));
+                context.output.line(format!("{id} ({writer_type})"));
+                if let Some(origin) = origin {
+                    context.output.line(format!("  from: {origin}"));
+                }
+                context.output.line("  state: EXPECTED BUT ABSENT");
+                let told: Vec<_> = std::iter::once(error.to_string()).chain(reasons).collect();
+                context.output.line(format!("  last error: {}", told.join(": ")));
+                for line in said {
+                    context.output.line(format!("  said: {line}"));
+                }
             }
         }
     }
@@ -54,9 +66,12 @@ async fn writers(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-fn show_writer(context: &Context, metadata: &WriterMetadata) {
+fn show_writer(context: &Context, metadata: &WriterMetadata, origin: Option<&str>) {
     let out = context.output;
     out.line(format!("{} ({}): {}", metadata.id, metadata.writer_type, metadata.name));
+    if let Some(origin) = origin {
+        out.line(format!("  from: {origin}"));
+    }
     out.line("  state: stable; last error: none");
     for component in &metadata.components {
         let held = match (component.held, component.keys.is_empty()) {

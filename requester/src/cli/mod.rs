@@ -49,7 +49,7 @@ pub fn run() -> ExitCode {
     match done {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(failure) => {
-            context.output.failure(&failure);
+            context.output.failure(&failure, &context.last_words(&failure));
             ExitCode::from(failure.exit as u8)
         }
     }

@@ -1,5 +1,6 @@
 //! The only place that prints. A tired person reads this.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ impl Output {
     pub fn line(self, text: impl AsRef<str>) {
         if !self.json && !self.quiet {
             // A closed pipe (`| head`) is no failure of ours.
-            let _ = writeln!(std::io::stdout().lock(), "{}", text.as_ref());
+            let _ = writeln!(std::io::stdout().lock(), "{}", printable(text.as_ref()));
         }
     }
 
@@ -40,16 +41,19 @@ impl Output {
         if self.quiet {
             return;
         }
-        let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
+        let _ = writeln!(std::io::stderr().lock(), "{}", printable(text.as_ref()));
     }
 
     /// A failure: what, why, what state things are in, what to do next.
-    pub fn failure(self, failure: &Failure) {
+    ///
+    /// `said` are the last lines of the writer's process by which it failed.
+    pub fn failure(self, failure: &Failure, said: &[String]) {
         if self.json {
             self.document(&serde_json::json!({
                 "schema": "holdfast.error/1",
                 "error": failure.what,
                 "causes": failure.causes(),
+                "said": said,
                 "state": failure.state,
                 "help": failure.help,
                 "exit": failure.exit as u8,
@@ -59,11 +63,14 @@ impl Output {
         for cause in failure.causes() {
             text += &format!("cause: {cause}\n");
         }
+        for line in said {
+            text += &format!("said:  {line}\n");
+        }
         text += &format!("state: {}\n", failure.state);
         if let Some(help) = &failure.help {
             text += &format!("help:  {help}\n");
         }
-        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+        let _ = std::io::stderr().lock().write_all(printable(&text).as_bytes());
     }
 
     /// Progress of a copy: a bar on a terminal, else nothing.
@@ -78,6 +85,19 @@ impl Output {
         bar.enable_steady_tick(Duration::from_millis(120));
         ProgressLine { bar }
     }
+}
+
+/// Names, paths and errors come from strangers: whatever could move the cursor is written out.
+fn printable(text: &str) -> Cow<'_, str> {
+    let harmful = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if harmful(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    Cow::Owned(out)
 }
 
 /// A progress bar that goes away when dropped.
@@ -105,4 +125,15 @@ impl Drop for ProgressLine {
 /// Bytes as people read them.
 pub fn bytes(n: u64) -> String {
     HumanBytes(n).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_a_stranger_wrote_moves_the_cursor() {
+        assert_eq!(printable("a\tb\nc"), "a\tb\nc");
+        assert_eq!(printable("\u{1b}[2J\r\u{9b}ü"), "\\u{1b}[2J\\r\\u{9b}ü");
+    }
 }

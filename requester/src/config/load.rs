@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{
-    BackupConfig, COMMON_KEYS, Config, ConfigError, KeepConfig, RecoveryConfig, RepositoryConfig, Source,
-    WriterCommon, WriterEntry, check_trusted,
+    BackupConfig, COMMON_KEYS, Config, ConfigError, KeepConfig, PluginsConfig, RecoveryConfig,
+    RepositoryConfig, Source, WriterCommon, WriterEntry, check_trusted,
 };
 
 /// Longest configuration file we read.
@@ -20,6 +20,7 @@ struct File {
     recovery: Option<RecoveryConfig>,
     backup: Option<BackupConfig>,
     keep: Option<KeepConfig>,
+    plugins: Option<PluginsConfig>,
     #[serde(default)]
     writer: Vec<toml::Spanned<toml::Table>>,
 }
@@ -33,7 +34,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
         return Err(ConfigError::Missing { path: path.to_owned() });
     }
     let mut config = Config::default();
-    let mut set_by: [Option<PathBuf>; 4] = Default::default();
+    let mut set_by: [Option<PathBuf>; 5] = Default::default();
     for file in files(path)? {
         check_trusted(&file).map_err(ConfigError::Untrusted)?;
         let text = read(&file)?;
@@ -57,10 +58,20 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
         once(1, "recovery", parsed.recovery.is_some())?;
         once(2, "backup", parsed.backup.is_some())?;
         once(3, "keep", parsed.keep.is_some())?;
+        once(4, "plugins", parsed.plugins.is_some())?;
         config.repository = parsed.repository.unwrap_or(config.repository);
         config.recovery = parsed.recovery.unwrap_or(config.recovery);
         config.backup = parsed.backup.unwrap_or(config.backup);
         config.keep = parsed.keep.unwrap_or(config.keep);
+        config.plugins = parsed.plugins.unwrap_or(config.plugins);
+        if let Some(relative) = config.plugins.paths.iter().find(|path| !path.is_absolute()) {
+            return Err(ConfigError::Invalid {
+                file: file.clone(),
+                line: line_of_table(&text, "plugins"),
+                key: Some("paths".into()),
+                problem: format!("`paths` of [plugins]: `{}` is not absolute", relative.display()),
+            });
+        }
         for table in parsed.writer {
             let entry = writer(&file, &text, table)?;
             if let Some(first) = config.writers.iter().find(|w| w.id == entry.id) {

@@ -27,6 +27,8 @@ pub struct Config {
     pub backup: BackupConfig,
     /// How long sets are kept.
     pub keep: KeepConfig,
+    /// Where writers' programs are looked for.
+    pub plugins: PluginsConfig,
     /// The writers, in the order of the files.
     pub writers: Vec<WriterEntry>,
 }
@@ -79,6 +81,20 @@ pub struct KeepConfig {
     pub yearly: Option<u32>,
 }
 
+/// `[plugins]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PluginsConfig {
+    /// The folders in which a writer's type is looked for as a program, in this order.
+    pub paths: Vec<PathBuf>,
+}
+
+impl Default for PluginsConfig {
+    fn default() -> Self {
+        Self { paths: ["/etc/holdfast/writers", "/usr/lib/holdfast/writers"].map(PathBuf::from).to_vec() }
+    }
+}
+
 /// One `[[writer]]`: what the requester keeps for itself, and the writer's own settings.
 #[derive(Debug, Clone)]
 pub struct WriterEntry {
@@ -98,6 +114,11 @@ pub struct WriterEntry {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct WriterCommon {
+    /// The program that is this writer, absolute; default: the type's, built in or in a folder of [`PluginsConfig`].
+    pub program: Option<PathBuf>,
+    /// The program's arguments.
+    #[serde(default)]
+    pub arguments: Vec<String>,
     /// Provider to use instead of the preferred one.
     pub provider: Option<String>,
     /// The longest hold of this writer.
@@ -117,7 +138,8 @@ pub struct WriterCommon {
 }
 
 /// The keys of [`WriterCommon`], so that the rest can be told apart.
-const COMMON_KEYS: [&str; 7] = ["provider", "freeze-budget", "run-as", "unit", "pid-file", "probe", "stop"];
+const COMMON_KEYS: [&str; 9] =
+    ["program", "arguments", "provider", "freeze-budget", "run-as", "unit", "pid-file", "probe", "stop"];
 
 /// A place in a configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -165,6 +187,19 @@ pub enum ConfigError {
     /// Others could have written it (promise P10).
     #[error("the configuration cannot be trusted")]
     Untrusted(#[source] Untrusted),
+    /// Others could change the program that is a writer (promise P10).
+    #[error("{}:{line}: the program of writer `{writer}` cannot be trusted", file.display())]
+    UntrustedProgram {
+        /// The file that names it.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The writer's id.
+        writer: String,
+        /// What is wrong with it, or with a folder on the way to it.
+        #[source]
+        source: Untrusted,
+    },
     /// A key or value is wrong.
     #[error("{}:{line}: {problem}", file.display())]
     Invalid {

@@ -26,6 +26,7 @@ use super::lock::SessionLock;
 use super::member::{HoldTimes, Member};
 use super::plan::{self, CutPlan, Wanted};
 use super::record;
+use super::said;
 use super::shadows::{Cut, Shadows};
 use super::storing::{self, StoreError};
 use crate::config::Config;
@@ -133,6 +134,7 @@ pub async fn backup(env: &Environment<'_>, options: &BackupOptions) -> Result<Ma
             Ok(_) => "stored".to_owned(),
             Err(attempt) => format!("failed: {}", attempt.failure.what),
         };
+        said::collect(env.writers, &mut session.log);
         session.log.record(What::SessionEnded { outcome });
         session.log.flush();
         match result {
@@ -235,6 +237,7 @@ impl<'s> Session<'s> {
     }
 
     fn phase(&mut self, name: &str) {
+        said::collect(self.env.writers, &mut self.log);
         self.log.record(What::Phase { name: name.to_owned() });
         self.log.flush();
         (self.env.at)(name);
@@ -339,10 +342,7 @@ impl<'s> Session<'s> {
                 components: components.map(|c| c.component.reference()).collect(),
                 previous_stamps: BTreeMap::new(),
             };
-            let begun = match writer.for_run(metadata) {
-                Ok(run) => run.begin_backup(request).await,
-                Err(error) => Err(error),
-            };
+            let begun = writer.for_run(metadata).begin_backup(request).await;
             let participant = begun.map_err(|error| {
                 self.failed(&error);
                 Attempt::writer("a writer could not begin", error)

@@ -33,18 +33,66 @@ pub struct Entry {
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "the names are the documentation; docs/operations.md lists them")]
 pub enum What {
-    SessionStarted { set: Uuid, pid: u32, time: String },
-    Leftover { what: String, outcome: String },
-    Phase { name: String },
-    Writer { writer: String, moved: state::Event, state: state::State },
-    Held { writer: String, position: String, proof: String },
-    WriterFailed { writer: String, error: String },
-    CommitStarted { volumes: usize },
-    CommitDone { provider: String, volume: PathBuf, commit_ms: f64 },
-    CommitFailed { error: String },
-    SetStored { set: Uuid, bytes: u64, files: u64 },
-    Truncated { writer: String, logs: Vec<String> },
-    SessionEnded { outcome: String },
+    SessionStarted {
+        set: Uuid,
+        pid: u32,
+        time: String,
+    },
+    Leftover {
+        what: String,
+        outcome: String,
+    },
+    Phase {
+        name: String,
+    },
+    Writer {
+        writer: String,
+        moved: state::Event,
+        state: state::State,
+    },
+    Held {
+        writer: String,
+        position: String,
+        proof: String,
+    },
+    WriterFailed {
+        writer: String,
+        error: String,
+    },
+    WriterSaid {
+        writer: String,
+        text: String,
+        /// Lines before this one that were dropped: it talks faster than anybody asks.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        dropped: u64,
+    },
+    CommitStarted {
+        volumes: usize,
+    },
+    CommitDone {
+        provider: String,
+        volume: PathBuf,
+        commit_ms: f64,
+    },
+    CommitFailed {
+        error: String,
+    },
+    SetStored {
+        set: Uuid,
+        bytes: u64,
+        files: u64,
+    },
+    Truncated {
+        writer: String,
+        logs: Vec<String>,
+    },
+    SessionEnded {
+        outcome: String,
+    },
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The log of one session.

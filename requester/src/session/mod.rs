@@ -13,6 +13,7 @@ pub mod lock;
 pub mod member;
 mod plan;
 pub mod record;
+mod said;
 mod shadows;
 mod storing;
 

@@ -68,7 +68,7 @@ impl Decoder {
     /// - [`FrameError::Malformed`]; the bytes of that message are consumed.
     /// - [`FrameError::TooLong`] as soon as a message has passed the bound, whole or not. What follows it cannot
     ///   be told from it: the conversation is over.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+    pub fn message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let found = self.buffer[self.searched..].iter().position(|byte| *byte == 0);
         let end = self.searched + found.unwrap_or(self.buffer.len() - self.searched);
         if end > MAX_MESSAGE_BYTES {
@@ -99,7 +99,7 @@ impl Decoder {
 pub fn read<T: DeserializeOwned>(from: &mut impl Read, decoder: &mut Decoder) -> Result<T, FrameError> {
     let mut chunk = [0; 16 << 10];
     loop {
-        if let Some(message) = decoder.next()? {
+        if let Some(message) = decoder.message()? {
             return Ok(message);
         }
         match from.read(&mut chunk) {
@@ -125,7 +125,7 @@ mod tests {
         let mut out = Vec::new();
         for chunk in bytes.chunks(step) {
             decoder.push(chunk);
-            while let Some(item) = decoder.next().transpose() {
+            while let Some(item) = decoder.message().transpose() {
                 out.push(item);
             }
         }
@@ -155,7 +155,7 @@ mod tests {
         let chunk = vec![b'x'; 1 << 20];
         let refused = (0..1000).find_map(|_| {
             decoder.push(&chunk);
-            decoder.next::<serde_json::Value>().err()
+            decoder.message::<serde_json::Value>().err()
         });
         assert!(matches!(refused, Some(FrameError::TooLong)));
         assert!(decoder.buffer.len() <= MAX_MESSAGE_BYTES + chunk.len());

@@ -45,7 +45,7 @@ impl Conversation {
         let mut taken = Vec::new();
         let mut chunk = vec![0; CHUNK];
         loop {
-            if let Some(answer) = self.decoder.next::<Answer>()? {
+            if let Some(answer) = self.decoder.message::<Answer>()? {
                 if answer.continues || !self.decoder.is_empty() {
                     return Err(FrameError::OutOfTurn);
                 }

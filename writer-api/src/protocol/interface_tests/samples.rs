@@ -17,8 +17,11 @@ use crate::*;
 pub struct Sample {
     pub name: String,
     pub json: Value,
-    pub reads: Box<dyn Fn(&Value) -> Result<(), String>>,
+    pub reads: Reads,
 }
+
+/// Whether a reader understands a sample, or what is left of it.
+pub type Reads = Box<dyn Fn(&Value) -> Result<(), String>>;
 
 /// Every call.
 pub fn calls() -> Vec<Sample> {
