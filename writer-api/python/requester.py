@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import Any, Optional
+import threading
+import time
+from typing import Any, Callable, Iterable, Optional
 
 INTERFACE = "io.holdfast.Writer"
 SET = "00000000-0000-0000-0000-000000000000"
@@ -111,3 +113,52 @@ class Subject:
 def python(script: str, *arguments: str) -> list[str]:
     """The command that runs a script with this very Python."""
     return [sys.executable, script, *arguments]
+
+
+class Load:
+    """Writes without pause, one id after the other, and remembers when each was begun and acknowledged."""
+
+    def __init__(self, connect: Callable[[], Callable[[str], None]], writers: int = 4):
+        self.begun: dict[str, float] = {}
+        self.acknowledged: dict[str, float] = {}
+        self.stopped = threading.Event()
+        self.threads = [threading.Thread(target=self._run, args=(connect, n)) for n in range(writers)]
+
+    def _run(self, connect: Callable[[], Callable[[str], None]], writer: int) -> None:
+        write, n = connect(), 0
+        while not self.stopped.is_set():
+            name, n = f"{writer}-{n}", n + 1
+            self.begun[name] = time.monotonic()
+            write(name)
+            self.acknowledged[name] = time.monotonic()
+
+    def __enter__(self) -> "Load":
+        for thread in self.threads:
+            thread.start()
+        self.wait_for(50)
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join()
+
+    def wait_for(self, more: int, limit: float = 30) -> None:
+        """Until so many more were acknowledged."""
+        until, wanted = time.monotonic() + limit, len(self.acknowledged) + more
+        while len(self.acknowledged) < wanted:
+            assert time.monotonic() < until, "nothing is written any more"
+            time.sleep(0.001)
+
+    def longest_wait(self, begun_before: float) -> float:
+        """How long after that moment the first write was acknowledged again."""
+        self.wait_for(len(self.threads) + 1)
+        return min(t for t in self.acknowledged.values() if t > begun_before) - begun_before
+
+    def missing(self, found: Iterable[str], frozen: float) -> set[str]:
+        """Acknowledged before the freeze was asked for, and not found."""
+        return {name for name, at in list(self.acknowledged.items()) if at < frozen} - set(found)
+
+    def too_late(self, found: Iterable[str], thawed: float) -> set[str]:
+        """Begun after the thaw, and found."""
+        return {name for name, at in list(self.begun.items()) if at > thawed} & set(found)

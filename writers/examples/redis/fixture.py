@@ -1,0 +1,178 @@
+#!/usr/bin/python3 -B
+"""A sample application for tests of the writer: a Redis server of its own in a folder.
+
+    fixture.py start DIR · poke DIR · contents DIR · contents-of DIR ROOT · stop DIR · restart DIR · logs DIR
+
+`poke` exits with 75 if the server holds writes. Below ROOT, files lie by their original paths. As root, the server
+runs as the user `redis` if that one can get into DIR.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Iterator, Optional
+
+from resp import Redis, ReplyError
+
+HELD = 75
+# Longer than the last lease of a writer that died.
+PATIENCE = 1.0
+START = 30.0
+
+
+class Server:
+    """What is known of the server in a folder lies in that folder."""
+
+    def __init__(self, folder: str, mode: str = "aof"):
+        self.folder = Path(folder).resolve()
+        self.data, self.config, self.state = self.folder / "data", self.folder / "redis.conf", self.folder / "fixture.json"
+        self.known: dict[str, Any] = {"mode": mode}
+        if self.state.exists():
+            self.known = json.loads(self.state.read_text())
+
+    # --- the commands
+
+    def start(self) -> dict:
+        self.data.mkdir(parents=True)
+        # A socket's path has room for 107 bytes.
+        beside = str(self.folder) if len(str(self.folder)) < 80 else tempfile.mkdtemp(prefix="holdfast-redis-")
+        self.known.update(socket=f"{beside}/redis.sock", user=user_who_can_enter(self.folder, "redis"))
+        lines = ["port 0", f"unixsocket {self.known['socket']}", "unixsocketperm 777", f"dir {self.data}",
+                 f"logfile {self.folder}/redis.log", "save 3600 1", "maxmemory 256mb",
+                 f"appendonly {'yes' if self.known['mode'] == 'aof' else 'no'}"]
+        self.config.write_text("\n".join(lines) + "\n")
+        self.own(self.folder, self.data, self.config, Path(beside))
+        if not self.restart():
+            raise SystemExit(f"redis-server does not start; see {self.folder}/redis.log")
+        return {"settings": {"socket": self.known["socket"], "name": "a sample"}, "pid": self.known["pid"]}
+
+    def restart(self) -> bool:
+        process = start_server([str(self.config)], self.known["user"])
+        self.known["pid"] = process.pid
+        self.state.write_text(json.dumps(self.known))
+        return wait_until_up(process, self.known["socket"])
+
+    def poke(self) -> Optional[str]:
+        name = f"{time.time_ns():x}-{os.getpid()}"
+        redis = Redis(self.known["socket"], PATIENCE)
+        try:
+            redis.call("RPUSH", "written", name)
+            return name
+        except TimeoutError:
+            return None  # closing the connection takes the command back
+        finally:
+            redis.close()
+
+    def contents(self) -> list[str]:
+        return contents(self.known["socket"])
+
+    def contents_of(self, root: str) -> list[str]:
+        copied = Path(root) / self.data.relative_to("/")
+        with tempfile.TemporaryDirectory(prefix="holdfast-redis-") as folder:
+            shutil.copytree(copied, f"{folder}/data")
+            for path in Path(folder).rglob("*"):
+                path.chmod(0o700)
+            socket = f"{folder}/redis.sock"
+            process = start_server(["--port", "0", "--unixsocket", socket, "--dir", f"{folder}/data", "--save", "",
+                                    "--appendonly", "yes" if self.known["mode"] == "aof" else "no"], None)
+            try:
+                if not wait_until_up(process, socket):
+                    raise SystemExit("redis-server does not start on the copy")
+                return contents(socket)
+            finally:
+                process.kill()
+                process.wait()
+
+    def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.known["pid"], signal.SIGTERM)
+        until = time.monotonic() + START
+        while os.path.exists(f"/proc/{self.known['pid']}") and time.monotonic() < until:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.known["pid"], os.WNOHANG)
+            time.sleep(0.01)
+
+    # --- helpers
+
+    def own(self, *paths: Path) -> None:
+        if self.known["user"]:
+            entry = pwd.getpwnam(self.known["user"])
+            for path in paths:
+                os.chown(path, entry.pw_uid, entry.pw_gid)
+                path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def user_who_can_enter(folder: Path, name: str) -> Optional[str]:
+    """The user a server of root's is to run as; none: ourselves."""
+    above = [part for part in folder.parents if not part.stat().st_mode & 0o001]
+    if os.geteuid() != 0 or above:
+        return None
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam(name).pw_name
+    return None
+
+
+def start_server(arguments: list[str], user: Optional[str]) -> subprocess.Popen:
+    entry = pwd.getpwnam(user) if user else None
+    identity: Any = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []} if entry else {}
+    return subprocess.Popen(["redis-server", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL, cwd="/", start_new_session=True, **identity)
+
+
+def wait_until_up(process: subprocess.Popen, socket: str) -> bool:
+    until = time.monotonic() + START
+    while process.poll() is None and time.monotonic() < until:
+        with contextlib.suppress(OSError, ReplyError):
+            Redis(socket, 5).call("PING")
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def contents(socket: str) -> list[str]:
+    redis = Redis(socket, 10)
+    try:
+        return redis.call("LRANGE", "written", 0, -1)
+    finally:
+        redis.close()
+
+
+def lines(names: list[str]) -> Iterator[str]:
+    return (f"{name}\n" for name in names)
+
+
+def main(arguments: list[str], mode: str = "aof") -> int:
+    command, folder, *more = arguments
+    server = Server(folder, mode)
+    if command == "start":
+        print(json.dumps(server.start()), flush=True)
+    elif command == "poke":
+        name = server.poke()
+        if name is None:
+            return HELD
+        print(name)
+    elif command == "contents":
+        sys.stdout.writelines(lines(server.contents()))
+    elif command == "contents-of":
+        sys.stdout.writelines(lines(server.contents_of(more[0])))
+    elif command == "stop":
+        server.stop()
+    elif command == "restart":
+        return 0 if server.restart() else 1
+    elif command != "logs":  # it has none that a backup could truncate
+        raise SystemExit(__doc__)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
