@@ -125,9 +125,9 @@ class Load:
         self.threads = [threading.Thread(target=self._run, args=(connect, n)) for n in range(writers)]
 
     def _run(self, connect: Callable[[], Callable[[str], None]], writer: int) -> None:
-        write, n = connect(), 0
+        write, run, n = connect(), time.monotonic_ns(), 0
         while not self.stopped.is_set():
-            name, n = f"{writer}-{n}", n + 1
+            name, n = f"{run:x}-{writer}-{n}", n + 1
             self.begun[name] = time.monotonic()
             write(name)
             self.acknowledged[name] = time.monotonic()
