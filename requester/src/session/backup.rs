@@ -27,6 +27,7 @@ use super::member::{HoldTimes, Member};
 use super::plan::{self, CutPlan, Wanted};
 use super::record;
 use super::said;
+use super::sealed;
 use super::shadows::{Cut, Shadows};
 use super::storing::{self, StoreError};
 use crate::config::Config;
@@ -380,7 +381,9 @@ impl<'s> Session<'s> {
                 let seal = async move |p: &mut dyn holdfast_writer_api::BackupParticipant| {
                     p.seal_keys(recipients).await
                 };
-                member.call(Phase::PrepareBackup, PREPARE, seal).await?
+                let keys = member.call(Phase::PrepareBackup, PREPARE, seal).await?;
+                sealed::check(&member.id, plan.of(&member.id), &keys)?;
+                keys
             } else {
                 Vec::new()
             };

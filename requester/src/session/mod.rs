@@ -14,6 +14,7 @@ pub mod member;
 mod plan;
 pub mod record;
 mod said;
+mod sealed;
 mod shadows;
 mod storing;
 
