@@ -31,3 +31,17 @@ fn has_tests(folder: &Path) -> bool {
 fn the_module_for_writers_in_python_keeps_its_promises() {
     unittest("writer-api/python");
 }
+
+#[test]
+fn the_example_writer_for_redis_keeps_its_promises() {
+    if require_tool("redis-server").is_some() {
+        unittest("writers/examples/redis");
+    }
+}
+
+#[test]
+fn the_example_writer_for_mariadb_keeps_its_promises() {
+    if let (Some(_), Some(_)) = (require_tool("mariadbd"), require_tool("age")) {
+        unittest("writers/examples/mariadb");
+    }
+}

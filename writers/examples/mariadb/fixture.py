@@ -5,6 +5,8 @@
 
 `poke` exits with 75 if the server holds commits. Below ROOT, files lie by their original paths. As root, the server
 runs as the user `mysql` if that one can get into DIR.
+Beyond what the kit asks for, `load DIR` writes without pause until its standard input closes, and prints a line of JSON
+for each write that was acknowledged.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from client import Connection, ServerError, quoted
 from private_server import private_server
@@ -104,6 +107,10 @@ class Server:
                 return None
         return written
 
+    def writer(self) -> Callable[[str], Any]:
+        session = Connection(self.known["socket"], pwd.getpwuid(os.geteuid()).pw_name, timeout=START)
+        return lambda name: session.query(f"INSERT INTO shop.written VALUES ({quoted(name)})")
+
     def contents(self) -> list[str]:
         with self.session() as session:
             return contents(session)
@@ -149,6 +156,30 @@ def contents(session: Connection) -> list[str]:
     return [row["id"] or "" for row in session.query("SELECT id FROM shop.written ORDER BY id")]
 
 
+def load(connect: Callable[[], Callable[[str], Any]], writers: int = 4) -> None:
+    """Each line: `name`, and the times `begun_ns` and `acked_ns` on the machine's monotonic clock."""
+    telling = threading.Lock()
+
+    def run(number: int) -> None:
+        write, run, n = connect(), time.monotonic_ns(), 0
+        while not stopped.is_set():
+            name, n, begun = f"{run:x}-{number}-{n}", n + 1, time.monotonic_ns()
+            write(name)
+            with telling:
+                print(json.dumps({"name": name, "begun_ns": begun, "acked_ns": time.monotonic_ns()}), flush=True)
+            stopped.wait(0.001)
+
+    stopped = threading.Event()
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(writers)]
+    for thread in threads:
+        thread.start()
+    while os.read(0, 4096):
+        pass
+    stopped.set()
+    for thread in threads:
+        thread.join()
+
+
 def main(arguments: list[str]) -> int:
     command, folder, *more = arguments
     server = Server(folder)
@@ -163,6 +194,8 @@ def main(arguments: list[str]) -> int:
         sys.stdout.writelines(f"{written}\n" for written in server.contents())
     elif command == "contents-of":
         sys.stdout.writelines(f"{written}\n" for written in server.contents_of(more[0]))
+    elif command == "load":
+        load(server.writer)
     elif command == "stop":
         server.stop()
     elif command == "restart":

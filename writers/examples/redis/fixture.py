@@ -5,6 +5,8 @@
 
 `poke` exits with 75 if the server holds writes. Below ROOT, files lie by their original paths. As root, the server
 runs as the user `redis` if that one can get into DIR.
+Beyond what the kit asks for, `load DIR` writes without pause until its standard input closes, and prints a line of JSON
+for each write that was acknowledged.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional
 
 from resp import Redis, ReplyError
 
@@ -72,6 +75,10 @@ class Server:
             return None  # closing the connection takes the command back
         finally:
             redis.close()
+
+    def writer(self) -> Callable[[str], Any]:
+        redis = Redis(self.known["socket"], START)
+        return lambda name: redis.call("RPUSH", "written", name)
 
     def contents(self) -> list[str]:
         return contents(self.known["socket"])
@@ -151,6 +158,30 @@ def lines(names: list[str]) -> Iterator[str]:
     return (f"{name}\n" for name in names)
 
 
+def load(connect: Callable[[], Callable[[str], Any]], writers: int = 4) -> None:
+    """Each line: `name`, and the times `begun_ns` and `acked_ns` on the machine's monotonic clock."""
+    telling = threading.Lock()
+
+    def run(number: int) -> None:
+        write, run, n = connect(), time.monotonic_ns(), 0
+        while not stopped.is_set():
+            name, n, begun = f"{run:x}-{number}-{n}", n + 1, time.monotonic_ns()
+            write(name)
+            with telling:
+                print(json.dumps({"name": name, "begun_ns": begun, "acked_ns": time.monotonic_ns()}), flush=True)
+            stopped.wait(0.001)
+
+    stopped = threading.Event()
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(writers)]
+    for thread in threads:
+        thread.start()
+    while os.read(0, 4096):
+        pass
+    stopped.set()
+    for thread in threads:
+        thread.join()
+
+
 def main(arguments: list[str], mode: str = "aof") -> int:
     command, folder, *more = arguments
     server = Server(folder, mode)
@@ -165,6 +196,8 @@ def main(arguments: list[str], mode: str = "aof") -> int:
         sys.stdout.writelines(lines(server.contents()))
     elif command == "contents-of":
         sys.stdout.writelines(lines(server.contents_of(more[0])))
+    elif command == "load":
+        load(server.writer)
     elif command == "stop":
         server.stop()
     elif command == "restart":
