@@ -157,7 +157,8 @@ fn install(writer: &str, volume: &Path) -> (PathBuf, PathBuf) {
         let to = installed.join(from.file_name().expect("a name"));
         // Follows the link to the module for writers: what is installed stands alone.
         fs::copy(&from, &to).expect("copy");
-        chmod(&to, if from.metadata().expect("the file").permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 });
+        let executable = from.metadata().expect("the file").permissions().mode() & 0o100 != 0;
+        chmod(&to, if executable { 0o755 } else { 0o644 });
     }
     symlink(installed.join(format!("holdfast-writer-{writer}")), found_in.join(writer)).expect("link");
     (installed, found_in)
@@ -171,7 +172,9 @@ fn toml(value: &Value) -> Toml {
     match value {
         Value::Array(items) => items.iter().map(toml).collect::<Vec<_>>().into(),
         Value::String(text) => text.as_str().into(),
-        other => panic!("a fixture's setting is {other}"),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
+            panic!("a fixture's setting is {value}")
+        }
     }
 }
 
