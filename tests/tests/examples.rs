@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -110,8 +110,9 @@ impl Example {
         // The server's user has to reach what is its own.
         chmod(volume.path().parent().expect("a folder"), 0o711);
         let applications = volume.subvolume("srv")?;
-        let (installed, found_in) = install(kind.writer, &volume.path());
-        let fixture = Fixture { program: installed.join(kind.fixture), folder: applications.join("app") };
+        let example = workspace_root().join("writers/examples").join(kind.writer);
+        let found_in = install(&example, &volume.path().join("lib"))?;
+        let fixture = Fixture { program: example.join(kind.fixture), folder: applications.join("app") };
         let started: Value = serde_json::from_str(&fixture.run("start")?).expect("one JSON document");
         let mut world = Holdfast::new()?;
         let table = world.config().writer("app", kind.writer);
@@ -141,27 +142,14 @@ impl Example {
     }
 }
 
-/// Copies the writer's files to where everybody can read them. Gives their folder, and the one in which the program is
-/// found by the writer's type.
-fn install(writer: &str, volume: &Path) -> (PathBuf, PathBuf) {
-    let (installed, found_in) = (volume.join("lib"), volume.join("writers"));
-    for folder in [&installed, &found_in] {
-        fs::create_dir(folder).expect("make a folder");
-        chmod(folder, 0o755);
-    }
-    for entry in workspace_root().join("writers/examples").join(writer).read_dir().expect("the example") {
-        let from = entry.expect("an entry").path();
-        if !from.metadata().expect("the file").is_file() {
-            continue;
-        }
-        let to = installed.join(from.file_name().expect("a name"));
-        // Follows the link to the module for writers: what is installed stands alone.
-        fs::copy(&from, &to).expect("copy");
-        let executable = from.metadata().expect("the file").permissions().mode() & 0o100 != 0;
-        chmod(&to, if executable { 0o755 } else { 0o644 });
-    }
-    symlink(installed.join(format!("holdfast-writer-{writer}")), found_in.join(writer)).expect("link");
-    (installed, found_in)
+/// Does what the example's README says, in a folder of our own. Gives that in which the program is found by its type.
+fn install(example: &Path, into: &Path) -> Result<PathBuf, FixtureError> {
+    let readme = fs::read_to_string(example.join("README.md")).expect("the README");
+    let (_, block) = readme.split_once("```sh\n").expect("what is to be typed");
+    let (typed, _) = block.split_once("```").expect("its end");
+    let typed = typed.replace("/usr/lib/holdfast", into.to_str().expect("UTF-8"));
+    run(command("sh").args(["-e", "-c", &typed]).current_dir(example), PATIENCE)?;
+    Ok(into.join("writers"))
 }
 
 fn chmod(path: &Path, mode: u32) {

@@ -221,7 +221,7 @@ class Places:
         if not fits:
             return None
         there, here = max(fits, key=lambda pair: len(pair[0]))
-        rest = original[len(there.rstrip("/")):].lstrip("/")
+        rest = original[len(there.rstrip("/")) :].lstrip("/")
         return os.path.join(here, rest) if rest else here
 
 
@@ -592,8 +592,14 @@ class Writer:
 
 def capabilities(writer: type[Writer]) -> set[str]:
     """The optional parts of the contract that a class has the methods of."""
-    parts = {"freeze": "freeze", "stream": "open_stream", "logs": "list_logs", "keys": "seal_keys",
-             "recover": "recover", "post_restore": "post_restore_steps"}
+    parts = {
+        "freeze": "freeze",
+        "stream": "open_stream",
+        "logs": "list_logs",
+        "keys": "seal_keys",
+        "recover": "recover",
+        "post_restore": "post_restore_steps",
+    }
     return {part for part, name in parts.items() if getattr(writer, name) is not getattr(Writer, name)}
 
 
@@ -621,7 +627,7 @@ def _read_calls(sock: socket.socket) -> Iterable[dict]:
                 raise _Nonsense("the connection ended in the middle of a message")
             return
         message = bytes(buffer[:end])
-        del buffer[:end + 1]
+        del buffer[: end + 1]
         searched = 0
         yield _parse_call(message)
 
@@ -881,8 +887,13 @@ class _Session:
 
     def _about(self, name: str, parameters: Any) -> dict:
         if name == "GetInfo":
-            return {"vendor": "", "product": _program(), "version": self.writer_class.version, "url": "",
-                    "interfaces": [SERVICE.name, WRITER.name]}
+            return {
+                "vendor": "",
+                "product": _program(),
+                "version": self.writer_class.version,
+                "url": "",
+                "interfaces": [SERVICE.name, WRITER.name],
+            }
         if name == "GetInterfaceDescription":
             wanted = parameters.get("interface") if isinstance(parameters, dict) else None
             if not isinstance(wanted, str):
@@ -905,8 +916,12 @@ class _Session:
         settings.nothing_else()
         self.writer, self.state = writer, "writer"
         self.descriptors = "descriptors" in (p.get("features") or [])
-        return {"protocol": PROTOCOL, "program": _program(), "version": self.writer_class.version,
-                "features": ["descriptors"]}
+        return {
+            "protocol": PROTOCOL,
+            "program": _program(),
+            "version": self.writer_class.version,
+            "features": ["descriptors"],
+        }
 
     def _BeginBackup(self, p: dict, deadline: Deadline) -> None:
         request = BackupRequest(p["set"], p["backup_type"], _refs(p["components"]), p.get("previous_stamps") or {})
@@ -958,11 +973,20 @@ class _Session:
 def _identify(writer: Writer) -> dict:
     said = writer.identify()
     document, kind = _wire(said), type(writer)
-    restore = {"method": document.pop("restore_method"), "rank": document.pop("restore_rank"),
-               "service": document.pop("service", None)}
+    restore = {
+        "method": document.pop("restore_method"),
+        "rank": document.pop("restore_rank"),
+        "service": document.pop("service", None),
+    }
     has = capabilities(kind) if said.capabilities is None else said.capabilities
-    document.update(schema="holdfast.writer-metadata/1", writer_type=kind.type, id=writer.id, version=kind.version,
-                    restore=restore, capabilities={part: True for part in has})
+    document.update(
+        schema="holdfast.writer-metadata/1",
+        writer_type=kind.type,
+        id=writer.id,
+        version=kind.version,
+        restore=restore,
+        capabilities={part: True for part in has},
+    )
     return {"metadata": document}
 
 

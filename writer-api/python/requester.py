@@ -43,8 +43,15 @@ class Subject:
         self.descriptors: list[int] = []
         identity: Any = {} if user is None else {"user": user, "group": group, "extra_groups": []}
         with theirs:
-            self.process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.PIPE,
-                                            stderr=subprocess.PIPE, cwd="/", start_new_session=True, **identity)
+            self.process = subprocess.Popen(
+                command,
+                stdin=theirs.fileno(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd="/",
+                start_new_session=True,
+                **identity,
+            )
         ours.settimeout(60)
 
     def __enter__(self) -> "Subject":

@@ -122,8 +122,11 @@ class Holding(Case):
         subject.call("Abort")
 
     def test_a_freeze_that_fails_leaves_nothing_held(self):
-        expected = {"hold, then refuse": "Rejected", "hold, then raise": "NotResponding",
-                    "hold, then answer nonsense": "Rejected"}
+        expected = {
+            "hold, then refuse": "Rejected",
+            "hold, then raise": "NotResponding",
+            "hold, then answer nonsense": "Rejected",
+        }
         for fault, name in expected.items():
             with self.subTest(fault):
                 subject = self.backup(fault=fault)
@@ -179,7 +182,9 @@ class Conversation(Case):
 
     def test_what_a_writer_lacks_is_unsupported_and_what_is_out_of_order_says_so(self):
         subject = self.subject()
-        self.assertEqual(self.failure(subject, "Thaw").parameters, {"method": "io.holdfast.Writer.Thaw", "state": "writer"})
+        self.assertEqual(
+            self.failure(subject, "Thaw").parameters, {"method": "io.holdfast.Writer.Thaw", "state": "writer"}
+        )
         subject.begin_backup()
         self.assertEqual(self.failure(subject, "SealKeys", recipients=[]).name, "Unsupported")
         self.assertEqual(self.failure(subject, "ListLogs").name, "Unsupported")
@@ -223,8 +228,14 @@ class Conversation(Case):
 
     def test_nulls_and_unknown_fields_are_as_if_they_were_not_there(self):
         subject = self.subject()
-        subject.call("BeginBackup", set="", backup_type="full", components=[{"name": "data", "path": None}],
-                     previous_stamps=None, from_a_later_minor={"x": 1})
+        subject.call(
+            "BeginBackup",
+            set="",
+            backup_type="full",
+            components=[{"name": "data", "path": None}],
+            previous_stamps=None,
+            from_a_later_minor={"x": 1},
+        )
 
     def test_an_answer_that_is_not_as_the_interface_has_it_names_the_place(self):
         error = self.failure(self.subject(fault="bad metadata"), "Identify")
@@ -239,16 +250,21 @@ class Conversation(Case):
             self.assertEqual(raised.exception.name, name)
         with Subject(python(SAMPLE)) as subject:
             reply = subject.hello("sample", settings, protocol="1.9", from_a_later_minor=1)
-            self.assertEqual(reply, {"protocol": "1.0", "program": "sample_writer.py", "version": "1",
-                                     "features": ["descriptors"]})
+            self.assertEqual(
+                reply, {"protocol": "1.0", "program": "sample_writer.py", "version": "1", "features": ["descriptors"]}
+            )
 
     def test_a_wrong_type_and_wrong_settings_are_refused_by_name(self):
         with Subject(python(SAMPLE)) as subject:
             with self.assertRaises(Failed) as raised:
                 subject.hello("other", {})
             self.assertIn("serves `sample`, not `other`", raised.exception.why)
-            for settings, key in [({}, "file"), ({"file": 5}, "file"), ({"file": "x"}, "file"),
-                                  ({"file": "/x", "fiel": 1}, "fiel")]:
+            for settings, key in [
+                ({}, "file"),
+                ({"file": 5}, "file"),
+                ({"file": "x"}, "file"),
+                ({"file": "/x", "fiel": 1}, "fiel"),
+            ]:
                 with self.assertRaises(Failed) as raised:
                     subject.hello("sample", settings)
                 self.assertEqual((raised.exception.name, raised.exception.parameters["key"]), ("InvalidSetting", key))
@@ -261,9 +277,12 @@ class Conversation(Case):
             for interface in about["interfaces"]:
                 text = subject.call("org.varlink.service.GetInterfaceDescription", interface=interface)["description"]
                 self.assertTrue(text.startswith(f"interface {interface}\n"))
-            for method, name in [("org.varlink.service.GetInterfaceDescription", "InvalidParameter"),
-                                 ("org.varlink.service.Other", "MethodNotFound"), ("Other", "MethodNotFound"),
-                                 ("org.example.Other.Thaw", "InterfaceNotFound")]:
+            for method, name in [
+                ("org.varlink.service.GetInterfaceDescription", "InvalidParameter"),
+                ("org.varlink.service.Other", "MethodNotFound"),
+                ("Other", "MethodNotFound"),
+                ("org.example.Other.Thaw", "InterfaceNotFound"),
+            ]:
                 self.assertEqual(self.failure(subject, method).name, name)
 
     def test_nothing_is_printed_on_standard_output(self):
@@ -310,9 +329,18 @@ class BadInput(Case):
         return subject.said()
 
     def test_nonsense_releases_and_ends(self):
-        for message in [b"\0", b"\xff\xfe\0", b"[]\0", b"{}\0", b'{"method": 5}\0', b'{"method": NaN}\0', b"[" * 100_000 + b"\0",
-                        '{"method": "x"}'.encode("utf-16") + b"\0", b'{"method":"io.holdfast.Writer.Thaw","oneway":true}\0',
-                        b'{"method":"io.holdfast.Writer.Thaw","upgrade":true}\0']:
+        for message in [
+            b"\0",
+            b"\xff\xfe\0",
+            b"[]\0",
+            b"{}\0",
+            b'{"method": 5}\0',
+            b'{"method": NaN}\0',
+            b"[" * 100_000 + b"\0",
+            '{"method": "x"}'.encode("utf-16") + b"\0",
+            b'{"method":"io.holdfast.Writer.Thaw","oneway":true}\0',
+            b'{"method":"io.holdfast.Writer.Thaw","upgrade":true}\0',
+        ]:
             with self.subTest(message[:60]):
                 self.assertIn("the conversation broke off", self.ends(message))
 
@@ -361,8 +389,13 @@ class Helpers(unittest.TestCase):
         self.assertEqual((settings.duration_ms("t"), settings.number("n"), settings.flag("b")), (5000, 3, True))
         self.assertEqual(settings.paths("l"), ["/a", "/b"])
         self.assertEqual(settings.text("absent", None), None)
-        for read, key in [(settings.path, "p"), (settings.duration_ms, "bad"), (settings.number, "b"),
-                          (settings.text, "gone"), (settings.texts, "t")]:
+        for read, key in [
+            (settings.path, "p"),
+            (settings.duration_ms, "bad"),
+            (settings.number, "b"),
+            (settings.text, "gone"),
+            (settings.texts, "t"),
+        ]:
             with self.assertRaises(api.InvalidSetting) as raised:
                 read(key)
             self.assertEqual(raised.exception.key, key)
@@ -411,8 +444,18 @@ class TheInterface(unittest.TestCase):
     def test_it_is_a_single_file_without_dependencies(self):
         for version in [sys.executable, "/usr/bin/python3"]:
             if os.path.exists(version):
-                done = subprocess.run([version, "-I", "-S", "-c", "import runpy, sys; runpy.run_path(sys.argv[1])",
-                                       str(HERE / "holdfast_writer.py")], capture_output=True, text=True)
+                done = subprocess.run(
+                    [
+                        version,
+                        "-I",
+                        "-S",
+                        "-c",
+                        "import runpy, sys; runpy.run_path(sys.argv[1])",
+                        str(HERE / "holdfast_writer.py"),
+                    ],
+                    capture_output=True,
+                    text=True,
+                )
                 self.assertEqual(done.returncode, 0, done.stderr)
 
 

@@ -85,11 +85,20 @@ class Connection:
     def _log_in(self, user: str, password: str) -> None:
         greeting = self._packet()
         at = greeting.index(b"\0", 1) + 1 + 4  # protocol, version, connection
-        salt, at = greeting[at:at + 8], at + 8 + 1 + 2 + 1 + 2 + 2 + 1 + 6 + 4
-        salt += greeting[at:at + 12]
+        salt, at = greeting[at : at + 8], at + 8 + 1 + 2 + 1 + 2 + 2 + 1 + 6 + 4
+        salt += greeting[at : at + 12]
         proof = _native(password, salt)
-        answer = (_CAPABILITIES.to_bytes(4, "little") + MAX_ANSWER_BYTES.to_bytes(4, "little") + bytes([_UTF8MB4])
-                  + bytes(23) + user.encode() + b"\0" + bytes([len(proof)]) + proof + b"mysql_native_password\0")
+        answer = (
+            _CAPABILITIES.to_bytes(4, "little")
+            + MAX_ANSWER_BYTES.to_bytes(4, "little")
+            + bytes([_UTF8MB4])
+            + bytes(23)
+            + user.encode()
+            + b"\0"
+            + bytes([len(proof)])
+            + proof
+            + b"mysql_native_password\0"
+        )
         self._send(answer)
         packet = self._packet()
         if packet[0] == 0xFE:  # it wants it another way
@@ -99,7 +108,9 @@ class Connection:
             elif plugin in (b"auth_socket", b"unix_socket"):
                 self._send(b"")
             else:
-                raise PermissionError(f"the server wants `{plugin.decode(errors='replace')}`, which is not spoken here")
+                raise PermissionError(
+                    f"the server wants `{plugin.decode(errors='replace')}`, which is not spoken here"
+                )
             packet = self._packet()
         if packet[0] != 0x00:
             raise ConnectionAbortedError("the server's answer to the login is not understood")
@@ -164,11 +175,11 @@ def _integer(packet: bytes, at: int) -> tuple[int, int]:
     if first < 0xFB:
         return first, at + 1
     width = {0xFC: 2, 0xFD: 3, 0xFE: 8}[first]
-    return int.from_bytes(packet[at + 1:at + 1 + width], "little"), at + 1 + width
+    return int.from_bytes(packet[at + 1 : at + 1 + width], "little"), at + 1 + width
 
 
 def _text(packet: bytes, at: int) -> tuple[Optional[str], int]:
     if packet[at] == 0xFB:
         return None, at + 1
     length, at = _integer(packet, at)
-    return packet[at:at + length].decode("utf-8", "surrogateescape"), at + length
+    return packet[at : at + length].decode("utf-8", "surrogateescape"), at + length

@@ -41,8 +41,13 @@ class Server:
 
     def __init__(self, folder: str, options: Optional[list[str]] = None):
         self.folder = Path(folder).resolve()
-        self.data, self.config, self.state = self.folder / "data", self.folder / "my.cnf", self.folder / "fixture.json"
+        self.data, self.config, self.state = (
+            self.folder / "data",
+            self.folder / "my.cnf",
+            self.folder / "fixture.json",
+        )
         self.options = [*OPTIONS, *(options or [])]
+        self.process: Optional[subprocess.Popen] = None
         self.known: dict[str, Any] = {}
         if self.state.exists():
             self.known = json.loads(self.state.read_text())
@@ -55,8 +60,14 @@ class Server:
         beside = str(self.folder) if len(str(self.folder)) < 80 else tempfile.mkdtemp(prefix="holdfast-mariadb-")
         user = user_who_can_enter(self.folder, "mysql")
         self.known.update(socket=f"{beside}/s", user=user)
-        options = [f"datadir={self.data}", f"socket={beside}/s", f"pid-file={beside}/pid", "skip-networking",
-                   f"log-error={beside}/log.err", *self.options]
+        options = [
+            f"datadir={self.data}",
+            f"socket={beside}/s",
+            f"pid-file={beside}/pid",
+            "skip-networking",
+            f"log-error={beside}/log.err",
+            *self.options,
+        ]
         self.config.write_text("\n".join(["[mariadbd]", *options]) + "\n")
         for path in (self.folder, self.data, self.config, Path(beside)):
             if user:
@@ -68,12 +79,21 @@ class Server:
         with self.session() as session:
             session.query("CREATE DATABASE shop")
             session.query("CREATE TABLE shop.written (id VARCHAR(64) PRIMARY KEY) ENGINE=InnoDB")
-        return {"settings": {"socket": self.known["socket"], "config": [str(self.config)], "name": "a sample"},
-                "pid": self.known["pid"]}
+        return {
+            "settings": {"socket": self.known["socket"], "config": [str(self.config)], "name": "a sample"},
+            "pid": self.known["pid"],
+        }
 
     def install(self, user: str) -> None:
-        command = ["mariadb-install-db", f"--defaults-file={self.config}", f"--user={user}", f"--datadir={self.data}",
-                   "--skip-test-db", "--auth-root-authentication-method=socket", f"--auth-root-socket-user={user}"]
+        command = [
+            "mariadb-install-db",
+            f"--defaults-file={self.config}",
+            f"--user={user}",
+            f"--datadir={self.data}",
+            "--skip-test-db",
+            "--auth-root-authentication-method=socket",
+            f"--auth-root-socket-user={user}",
+        ]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0:
             raise SystemExit(f"mariadb-install-db: {done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -82,9 +102,21 @@ class Server:
         user = self.known["user"]
         entry = pwd.getpwnam(user) if user else None
         identity: Any = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []} if entry else {}
-        command = [SERVER, f"--defaults-file={self.config}", *(["--user=root"] if not user and os.geteuid() == 0 else [])]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL, cwd="/", start_new_session=True, **identity)
+        command = [
+            SERVER,
+            f"--defaults-file={self.config}",
+            *(["--user=root"] if not user and os.geteuid() == 0 else []),
+        ]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+            **identity,
+        )
+        self.process = process
         self.known["pid"] = process.pid
         self.state.write_text(json.dumps(self.known))
         until = time.monotonic() + START
@@ -123,13 +155,21 @@ class Server:
                 return contents(session)
 
     def stop(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.known["pid"], signal.SIGTERM)
-        until = time.monotonic() + START
-        while os.path.exists(f"/proc/{self.known['pid']}") and time.monotonic() < until:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.known["pid"], os.WNOHANG)
+        for ending in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.known["pid"], ending)
+            if self.is_gone(START):
+                return
+
+    def is_gone(self, limit: float) -> bool:
+        until = time.monotonic() + limit
+        while os.path.exists(f"/proc/{self.known['pid']}"):
+            if self.process:
+                self.process.poll()  # it is ours, and wants to be waited for
+            if time.monotonic() > until:
+                return False
             time.sleep(0.01)
+        return True
 
     # --- helpers
 
@@ -180,11 +220,18 @@ def load(connect: Callable[[], Callable[[str], Any]], writers: int = 4) -> None:
         thread.join()
 
 
+def leave(server: Server) -> None:
+    """The server goes on after this program: that is no oversight, so nobody has to be told."""
+    if server.process:
+        server.process.returncode = 0
+
+
 def main(arguments: list[str]) -> int:
     command, folder, *more = arguments
     server = Server(folder)
     if command == "start":
         print(json.dumps(server.start()), flush=True)
+        leave(server)
     elif command == "poke":
         written = server.poke()
         if written is None:
@@ -199,7 +246,9 @@ def main(arguments: list[str]) -> int:
     elif command == "stop":
         server.stop()
     elif command == "restart":
-        return 0 if server.restart() else 1
+        is_up = server.restart()
+        leave(server)
+        return 0 if is_up else 1
     elif command != "logs":  # it has none that a backup could truncate
         raise SystemExit(__doc__)
     return 0

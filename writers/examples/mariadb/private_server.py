@@ -37,15 +37,33 @@ def private_server(program: str, data: str, options: list[str]) -> Iterator[tupl
     with tempfile.TemporaryDirectory(prefix="holdfast-mariadb-") as folder:
         socket, log = f"{folder}/s", f"{folder}/log.err"
         # Without tables of privileges: nobody but us can reach the socket, and no library is loaded that they name.
-        command = [program, "--no-defaults", f"--datadir={data}", f"--socket={socket}", f"--pid-file={folder}/pid",
-                   f"--log-error={log}", f"--tmpdir={folder}", "--skip-networking", "--skip-grant-tables",
-                   "--skip-log-bin", "--skip-slave-start", "--innodb-buffer-pool-load-at-startup=OFF",
-                   "--innodb-buffer-pool-dump-at-shutdown=OFF", "--event-scheduler=OFF", *options]
+        command = [
+            program,
+            "--no-defaults",
+            f"--datadir={data}",
+            f"--socket={socket}",
+            f"--pid-file={folder}/pid",
+            f"--log-error={log}",
+            f"--tmpdir={folder}",
+            "--skip-networking",
+            "--skip-grant-tables",
+            "--skip-log-bin",
+            "--skip-slave-start",
+            "--innodb-buffer-pool-load-at-startup=OFF",
+            "--innodb-buffer-pool-dump-at-shutdown=OFF",
+            "--event-scheduler=OFF",
+            *options,
+        ]
         if os.geteuid() == 0:
             # Its data may lie where only root may go.
             command.append("--user=root")
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL, preexec_fn=_die_with_us)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=_die_with_us,
+        )
         try:
             connection = _wait(process, socket, log)
             try:
@@ -109,5 +127,3 @@ def current_user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         raise Rejected(f"user {os.geteuid()} has no name, so no server can know it; set `user`") from None
-
-

@@ -145,8 +145,13 @@ class Holding(Case):
         self.prepared()
         session = self.connect()
         session.query("SET SESSION lock_wait_timeout = 1")
-        for statement in ["INSERT INTO shop.old VALUES (1)", "CREATE TABLE shop.new (id INT)", "DROP TABLE shop.old",
-                          "INSERT INTO shop.written VALUES ('x')", "ALTER TABLE shop.written ADD COLUMN more INT"]:
+        for statement in [
+            "INSERT INTO shop.old VALUES (1)",
+            "CREATE TABLE shop.new (id INT)",
+            "DROP TABLE shop.old",
+            "INSERT INTO shop.written VALUES ('x')",
+            "ALTER TABLE shop.written ADD COLUMN more INT",
+        ]:
             session.query(statement)
 
     def test_tables_without_transactions_and_definitions_are_held_too(self):
@@ -250,7 +255,9 @@ class Holding(Case):
 
     def runs(self, statement: str) -> bool:
         with self.server.session() as session:
-            return bool(session.query(f"SELECT 1 FROM information_schema.PROCESSLIST WHERE INFO = {quoted(statement)}"))
+            return bool(
+                session.query(f"SELECT 1 FROM information_schema.PROCESSLIST WHERE INFO = {quoted(statement)}")
+            )
 
     def wait_for(self, statement: str) -> None:
         until = time.monotonic() + 10
@@ -361,10 +368,13 @@ class Describing(Case):
         self.server.stop()
         root = self.copy()
         data = str(Path(root) / str(self.server.data).lstrip("/"))
-        script = "import sys; from private_server import *\nwith private_server(*sys.argv[1:3], []) as (c, log):\n" \
-                 " print('up', flush=True); sys.stdin.read()"
-        child = subprocess.Popen([sys.executable, "-c", script, SERVER, data], stdout=subprocess.PIPE,
-                                 stdin=subprocess.PIPE, cwd=HERE)
+        script = (
+            "import sys; from private_server import *\nwith private_server(*sys.argv[1:3], []) as (c, log):\n"
+            " print('up', flush=True); sys.stdin.read()"
+        )
+        child = subprocess.Popen(
+            [sys.executable, "-c", script, SERVER, data], stdout=subprocess.PIPE, stdin=subprocess.PIPE, cwd=HERE
+        )
         self.addCleanup(child.stdin.close)
         self.addCleanup(child.stdout.close)
         self.assertEqual(child.stdout.readline(), b"up\n")
@@ -375,23 +385,33 @@ class Describing(Case):
             self.assertEqual(connection.value("SELECT 1"), "1")
 
 
+@unittest.skipUnless(shutil.which("age"), "needs age")
 class Encrypted(Case):
     """`file_key_management`: data that cannot be read without a key, which travels sealed."""
 
     def before_start(self) -> None:
         self.key, self.password = f"{self.folder}/keys.enc", f"{self.folder}/keys.password"
         Path(self.password).write_text("a password\n")
-        subprocess.run(["openssl", "enc", "-aes-256-cbc", "-md", "sha1", "-pass", f"file:{self.password}", "-out",
-                        self.key], input=f"1;{os.urandom(32).hex()}\n".encode(), check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ["openssl", "enc", "-aes-256-cbc", "-md", "sha1", "-pass", f"file:{self.password}", "-out", self.key],
+            input=f"1;{os.urandom(32).hex()}\n".encode(),
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
         for path in (self.key, self.password):
             os.chmod(path, 0o644)
-        self.server.options += ["plugin_load_add=file_key_management", f"file_key_management_filename={self.key}",
-                                f"file_key_management_filekey=FILE:{self.password}", "innodb_encrypt_tables=FORCE",
-                                "innodb_encrypt_log=ON", "file_key_management_encryption_algorithm=AES_CTR",
-                                "aria_encrypt_tables=ON"]
-        # They must not be newer than the server.
-        past = time.time() - 5
-        os.utime(self.key, (past, past))
+        self.server.options += [
+            "plugin_load_add=file_key_management",
+            f"file_key_management_filename={self.key}",
+            f"file_key_management_filekey=FILE:{self.password}",
+            "innodb_encrypt_tables=FORCE",
+            "innodb_encrypt_log=ON",
+            "file_key_management_encryption_algorithm=AES_CTR",
+            "aria_encrypt_tables=ON",
+        ]
+        # They must not be newer than the server, which tells its age in whole seconds.
+        while time.time() < os.stat(self.password).st_ctime + 1.1:
+            time.sleep(0.05)
 
     def identity(self) -> tuple[str, str]:
         file = f"{self.folder}/identity"
@@ -404,7 +424,6 @@ class Encrypted(Case):
         Path(where).write_bytes(plain.stdout)
         return where
 
-    @unittest.skipUnless(shutil.which("age"), "needs age")
     def test_keys_travel_sealed_and_open_the_data_again(self):
         metadata = self.metadata()
         keys = next(c for c in metadata["components"] if c["kind"] == "keys")
@@ -415,6 +434,7 @@ class Encrypted(Case):
         sealed = subject.call("SealKeys", recipients=[recipient])["keys"]
         self.assertNotIn("a password", str(sealed))
         self.assertEqual([k["fingerprint"] == "unknown" for k in sealed], [False, True])
+        self.assertEqual([k["proof"]["state"] for k in sealed], ["proved", "proved"])
         subject.phase("Freeze")
         root = self.copy()
         subject.call("Thaw")
@@ -433,13 +453,20 @@ class Encrypted(Case):
         subject.call("Recover", staged=staged, context={})
         subject.call("Verify", **staged)
         given = [f"--{option}" for option in self.server.options if not option.startswith("file_key_management_file")]
-        given += [f"--file-key-management-filename={plain[0][1]}", f"--file-key-management-filekey=FILE:{plain[1][1]}"]
+        given += [
+            f"--file-key-management-filename={plain[0][1]}",
+            f"--file-key-management-filekey=FILE:{plain[1][1]}",
+        ]
         data = str(Path(root) / str(self.server.data).lstrip("/"))
         with private_server(SERVER, data, given) as (connection, _):
             self.assertEqual(connection.value("SELECT id FROM shop.written"), written)
 
     def test_a_key_that_cannot_be_sealed_is_an_error_without_any_of_it(self):
         subject = self.prepared()
+        _, recipient = self.identity()
+        os.utime(self.key)
+        changed = subject.call("SealKeys", recipients=[recipient])["keys"][0]["proof"]
+        self.assertEqual(changed["state"], "not_proved")
         error = self.failure(subject, "SealKeys", recipients=["age1nonsense"])
         self.assertEqual(error.name, "Key")
         self.assertIn(self.key, error.why)
@@ -452,13 +479,18 @@ class Helpers(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             Path(f"{folder}/my.cnf").write_text(
                 "[client]\ninnodb_page_size=4096\n[mysqld]\n# innodb_page_size = 1\ninnodb-page-size = 8192 # small\n"
-                f"datadir=/elsewhere\nplugin_load_add=provider_lz4\nplugin-load-add = evil\n!includedir /old/more.d/\n")
+                "datadir=/elsewhere\nplugin_load_add=provider_lz4\nplugin-load-add = evil\n!includedir /old/more.d/\n"
+            )
             os.mkdir(f"{folder}/more.d")
-            Path(f"{folder}/more.d/b.cnf").write_text("[mariadb-10.11]\nloose-innodb_undo_tablespaces=3\n!include /old/my.cnf\n")
+            Path(f"{folder}/more.d/b.cnf").write_text(
+                "[mariadb-10.11]\nloose-innodb_undo_tablespaces=3\n!include /old/my.cnf\n"
+            )
             Path(f"{folder}/more.d/c.txt").write_text("[mysqld]\ninnodb_page_size=1\n")
             found = options.read(["/old/my.cnf"], lambda path: path.replace("/old", folder))
-        self.assertEqual(sorted(set(found)), ["--innodb_page_size=8192", "--innodb_undo_tablespaces=3",
-                                              "--plugin-load-add=provider_lz4"])
+        self.assertEqual(
+            sorted(set(found)),
+            ["--innodb_page_size=8192", "--innodb_undo_tablespaces=3", "--plugin-load-add=provider_lz4"],
+        )
 
     def test_whatever_is_in_a_text_or_a_name_it_ends_nothing(self):
         self.assertEqual(quoted("a'b\\"), "'a''b\\\\'")

@@ -38,7 +38,12 @@ class Server:
 
     def __init__(self, folder: str, mode: str = "aof"):
         self.folder = Path(folder).resolve()
-        self.data, self.config, self.state = self.folder / "data", self.folder / "redis.conf", self.folder / "fixture.json"
+        self.data, self.config, self.state = (
+            self.folder / "data",
+            self.folder / "redis.conf",
+            self.folder / "fixture.json",
+        )
+        self.process: Optional[subprocess.Popen] = None
         self.known: dict[str, Any] = {"mode": mode}
         if self.state.exists():
             self.known = json.loads(self.state.read_text())
@@ -50,9 +55,16 @@ class Server:
         # A socket's path has room for 107 bytes.
         beside = str(self.folder) if len(str(self.folder)) < 80 else tempfile.mkdtemp(prefix="holdfast-redis-")
         self.known.update(socket=f"{beside}/redis.sock", user=user_who_can_enter(self.folder, "redis"))
-        lines = ["port 0", f"unixsocket {self.known['socket']}", "unixsocketperm 777", f"dir {self.data}",
-                 f"logfile {self.folder}/redis.log", "save 3600 1", "maxmemory 256mb",
-                 f"appendonly {'yes' if self.known['mode'] == 'aof' else 'no'}"]
+        lines = [
+            "port 0",
+            f"unixsocket {self.known['socket']}",
+            "unixsocketperm 777",
+            f"dir {self.data}",
+            f"logfile {self.folder}/redis.log",
+            "save 3600 1",
+            "maxmemory 256mb",
+            f"appendonly {'yes' if self.known['mode'] == 'aof' else 'no'}",
+        ]
         self.config.write_text("\n".join(lines) + "\n")
         self.own(self.folder, self.data, self.config, Path(beside))
         if not self.restart():
@@ -60,7 +72,7 @@ class Server:
         return {"settings": {"socket": self.known["socket"], "name": "a sample"}, "pid": self.known["pid"]}
 
     def restart(self) -> bool:
-        process = start_server([str(self.config)], self.known["user"])
+        self.process = process = start_server([str(self.config)], self.known["user"])
         self.known["pid"] = process.pid
         self.state.write_text(json.dumps(self.known))
         return wait_until_up(process, self.known["socket"])
@@ -90,8 +102,21 @@ class Server:
             for path in Path(folder).rglob("*"):
                 path.chmod(0o700)
             socket = f"{folder}/redis.sock"
-            process = start_server(["--port", "0", "--unixsocket", socket, "--dir", f"{folder}/data", "--save", "",
-                                    "--appendonly", "yes" if self.known["mode"] == "aof" else "no"], None)
+            process = start_server(
+                [
+                    "--port",
+                    "0",
+                    "--unixsocket",
+                    socket,
+                    "--dir",
+                    f"{folder}/data",
+                    "--save",
+                    "",
+                    "--appendonly",
+                    "yes" if self.known["mode"] == "aof" else "no",
+                ],
+                None,
+            )
             try:
                 if not wait_until_up(process, socket):
                     raise SystemExit("redis-server does not start on the copy")
@@ -101,13 +126,21 @@ class Server:
                 process.wait()
 
     def stop(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.known["pid"], signal.SIGTERM)
-        until = time.monotonic() + START
-        while os.path.exists(f"/proc/{self.known['pid']}") and time.monotonic() < until:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.known["pid"], os.WNOHANG)
+        for ending in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.known["pid"], ending)
+            if self.is_gone(START):
+                return
+
+    def is_gone(self, limit: float) -> bool:
+        until = time.monotonic() + limit
+        while os.path.exists(f"/proc/{self.known['pid']}"):
+            if self.process:
+                self.process.poll()  # it is ours, and wants to be waited for
+            if time.monotonic() > until:
+                return False
             time.sleep(0.01)
+        return True
 
     # --- helpers
 
@@ -132,16 +165,27 @@ def user_who_can_enter(folder: Path, name: str) -> Optional[str]:
 def start_server(arguments: list[str], user: Optional[str]) -> subprocess.Popen:
     entry = pwd.getpwnam(user) if user else None
     identity: Any = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []} if entry else {}
-    return subprocess.Popen(["redis-server", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.DEVNULL, cwd="/", start_new_session=True, **identity)
+    return subprocess.Popen(
+        ["redis-server", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,
+        **identity,
+    )
 
 
 def wait_until_up(process: subprocess.Popen, socket: str) -> bool:
     until = time.monotonic() + START
     while process.poll() is None and time.monotonic() < until:
         with contextlib.suppress(OSError, ReplyError):
-            Redis(socket, 5).call("PING")
-            return True
+            redis = Redis(socket, 5)
+            try:
+                redis.call("PING")
+                return True
+            finally:
+                redis.close()
         time.sleep(0.01)
     return False
 
@@ -182,11 +226,18 @@ def load(connect: Callable[[], Callable[[str], Any]], writers: int = 4) -> None:
         thread.join()
 
 
+def leave(server: Server) -> None:
+    """The server goes on after this program: that is no oversight, so nobody has to be told."""
+    if server.process:
+        server.process.returncode = 0
+
+
 def main(arguments: list[str], mode: str = "aof") -> int:
     command, folder, *more = arguments
     server = Server(folder, mode)
     if command == "start":
         print(json.dumps(server.start()), flush=True)
+        leave(server)
     elif command == "poke":
         name = server.poke()
         if name is None:
@@ -201,7 +252,9 @@ def main(arguments: list[str], mode: str = "aof") -> int:
     elif command == "stop":
         server.stop()
     elif command == "restart":
-        return 0 if server.restart() else 1
+        is_up = server.restart()
+        leave(server)
+        return 0 if is_up else 1
     elif command != "logs":  # it has none that a backup could truncate
         raise SystemExit(__doc__)
     return 0

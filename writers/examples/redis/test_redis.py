@@ -205,7 +205,9 @@ class AppendOnly(Holding, Case):
         subject = self.prepared()
         subject.phase("Freeze")
         subject.call("Thaw")
-        self.assertEqual(self.failure(subject, "PostSnapshot", set=SET, roots=self.roots(early)).name, "InconsistentSnapshot")
+        self.assertEqual(
+            self.failure(subject, "PostSnapshot", set=SET, roots=self.roots(early)).name, "InconsistentSnapshot"
+        )
 
     def test_a_damaged_copy_is_refused(self):
         self.server.poke()
@@ -237,7 +239,9 @@ class AppendOnly(Holding, Case):
         self.assertEqual(config["files"][0]["pattern"], "redis.conf")
         self.assertFalse(config["held"])
         self.assertEqual((metadata["busy_timeout_ms"], metadata["freeze_level"]), (5000, "front_end"))
-        self.assertEqual(metadata, self.metadata(**{"busy-timeout": "5s", "freeze-level": "front-end", "service": "redis.service"}))
+        self.assertEqual(
+            metadata, self.metadata(**{"busy-timeout": "5s", "freeze-level": "front-end", "service": "redis.service"})
+        )
 
     def test_whether_it_runs_is_told_truthfully(self):
         metadata = self.metadata()
@@ -273,8 +277,20 @@ class AppendOnly(Holding, Case):
         self.assertNotIn("s3cret", subprocess.run(["ps", "-ef"], capture_output=True, text=True).stdout)
 
     def test_a_server_on_tcp(self):
-        process = subprocess.Popen(["redis-server", "--port", "0", "--dir", self.folder, "--appendonly", "yes",
-                                    "--unixsocket", f"{self.folder}/tcp.sock"], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [
+                "redis-server",
+                "--port",
+                "0",
+                "--dir",
+                self.folder,
+                "--appendonly",
+                "yes",
+                "--unixsocket",
+                f"{self.folder}/tcp.sock",
+            ],
+            stdout=subprocess.DEVNULL,
+        )
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         wait_until_up(process, f"{self.folder}/tcp.sock")
@@ -331,7 +347,9 @@ class Dump(Holding, Case):
         subject = self.prepared()
         subject.phase("Freeze")
         subject.call("Thaw")
-        self.assertEqual(self.failure(subject, "PostSnapshot", set=SET, roots=self.roots(early)).name, "InconsistentSnapshot")
+        self.assertEqual(
+            self.failure(subject, "PostSnapshot", set=SET, roots=self.roots(early)).name, "InconsistentSnapshot"
+        )
 
     def test_a_damaged_dump_is_refused(self):
         self.server.poke()
