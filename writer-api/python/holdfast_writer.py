@@ -55,6 +55,8 @@ MAX_MESSAGE_BYTES = 16 << 20
 EXIT_DEADLINE, EXIT_ORPHANED = 70, 71
 # How long `thaw` gets once the hold's time is over or the requester is gone. Then the process ends.
 GRACE = 0.05
+# How long after the hold's time the kernel ends a process in which no thread gets a turn.
+LAST_RESORT = 0.5
 
 
 # --- documents: what goes over the wire, field by field; the interface at the end of this file says what each means
@@ -813,7 +815,7 @@ class _Session:
             self.deadline = deadline
             self.deadline_moved.notify()
         # The kernel's own clock, should this thread and that one be stuck in code that lets no other run.
-        left = 0.0 if deadline is None else max(0.001, deadline - time.monotonic() + 2 * GRACE)
+        left = 0.0 if deadline is None else max(0.001, deadline - time.monotonic() + LAST_RESORT)
         signal.setitimer(signal.ITIMER_REAL, left)
 
     def _end(self, code: int, why: Optional[str] = None) -> NoReturn:

@@ -143,7 +143,10 @@ class Connection:
 
     def _read(self, length: int) -> bytes:
         while len(self._buffer) < length:
-            chunk = self._socket.recv(65536)
+            try:
+                chunk = self._socket.recv(65536)
+            except socket.timeout:  # a TimeoutError of its own before Python 3.10
+                raise TimeoutError("the server does not answer") from None
             if not chunk:
                 raise ConnectionResetError("the server closed the connection")
             self._buffer += chunk

@@ -51,8 +51,11 @@ class Redis:
         encoded = [str(word).encode("utf-8", "surrogateescape") for word in words]
         command = b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)
         self._socket.settimeout(max(0.001, self.timeout if timeout is None else timeout))
-        self._socket.sendall(command)
-        return self._reply()
+        try:
+            self._socket.sendall(command)
+            return self._reply()
+        except socket.timeout:  # a TimeoutError of its own before Python 3.10
+            raise TimeoutError("the server does not answer") from None
 
     def _reply(self) -> Any:
         line = self._replies.readline(65536)
