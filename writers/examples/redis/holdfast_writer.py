@@ -1,0 +1,1 @@
+../../../writer-api/python/holdfast_writer.py
