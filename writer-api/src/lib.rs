@@ -17,6 +17,8 @@ mod registry;
 pub mod schema;
 pub mod selection;
 pub mod state;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod writer;
 
 pub use error::{Cause, Reaction, Retry, WriterError, chain};
