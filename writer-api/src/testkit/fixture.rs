@@ -16,6 +16,7 @@ use crate::{Cause, StreamFile, WriterDescriptor};
 ///
 /// # Contract
 /// - Dropping it ends the application and removes what it left.
+/// - It does not block the thread for long: what waits, waits with `await`, so that a deadline can cut it off.
 /// - The application runs in a process of its own where its locks or its state belong to a process, as SQLite's do: the
 ///   kit reads and copies the application's files in this process.
 #[async_trait]

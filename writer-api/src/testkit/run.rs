@@ -1,8 +1,11 @@
 //! Runs checks: each on an application of its own, under a deadline, and with an end whatever happens.
 
-use std::time::{Duration, Instant};
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 
 use super::bench::{Bench, Limits};
 use super::fixture::{Fixture, FixtureError};
@@ -10,13 +13,11 @@ use super::outcome::{Outcome, Stop};
 use super::report::Checked;
 use super::rules::Rule;
 use super::steps::Steps;
+use crate::WriterMetadata;
 use crate::protocol::{Launcher, Said};
-use crate::{WriterMetadata, chain};
 
 /// How many lines of the writer's standard error a failure shows.
 const SAID: usize = 10;
-/// How long a check that was cut off may take to give its application up.
-const CLEARING: Duration = Duration::from_secs(30);
 
 /// Starts applications.
 #[async_trait]
@@ -28,7 +29,7 @@ pub trait Fixtures: Send + Sync {
     async fn start(&self) -> Result<Box<dyn Fixture>, FixtureError>;
 }
 
-/// Runs one rule on an application of its own.
+/// Runs one rule on an application of its own. Dropping the future ends the writer's processes and the application.
 pub async fn check(rule: &'static Rule, fixtures: &dyn Fixtures, limits: Limits) -> Checked {
     check_with(rule, fixtures, None, limits).await
 }
@@ -73,32 +74,26 @@ async fn prepared(
     Ok(Bench::new(app, writer, scratch, steps.clone(), limits))
 }
 
-/// In a task of its own, so that a panic ends the check and nothing else. Whichever way it ends, the conversations are
-/// dropped first, which ends the writer's processes, and then the application.
+/// Whichever way it ends, the conversations are dropped first, which ends the writer's processes, and then the application.
 async fn cut_off(rule: &'static Rule, mut bench: Bench, limits: Limits) -> (Outcome, Option<WriterMetadata>) {
-    let mut task = tokio::spawn(async move {
+    let checking = AssertUnwindSafe(async move {
         let verdict = (rule.run)(&mut bench).await;
-        // Asked for already, or of no interest.
-        let metadata = bench.known_metadata();
-        (verdict, metadata)
+        (verdict, bench.known_metadata())
     });
-    let ended = match tokio::time::timeout(limits.check, &mut task).await {
-        Ok(ended) => ended,
+    match tokio::time::timeout(limits.check, checking.catch_unwind()).await {
+        Ok(Ok((Ok(note), metadata))) => (Outcome::Ok { note }, metadata),
+        Ok(Ok((Err(stop), metadata))) => (stop.outcome(rule.id), metadata),
+        Ok(Err(panic)) => (Stop::Fixture(format!("it panicked: {}", text(&*panic))).outcome(rule.id), None),
         Err(_) => {
-            task.abort();
-            let _ = tokio::time::timeout(CLEARING, task).await;
-            let why = format!(
-                "the check did not end within {} ms; its last step is the one that hangs",
-                limits.check.as_millis()
-            );
-            return (Outcome::Failed { saw: why }, None);
-        }
-    };
-    match ended {
-        Ok((Ok(note), metadata)) => (Outcome::Ok { note }, metadata),
-        Ok((Err(stop), metadata)) => (stop.outcome(rule.id), metadata),
-        Err(error) => {
-            (Outcome::Blocked { why: format!("the fixture panicked: {}", chain(&error)), see: None }, None)
+            let limit = limits.check.as_millis();
+            let saw =
+                format!("the check did not end within {limit} ms; what comes after its last step hangs");
+            (Outcome::Failed { saw }, None)
         }
     }
+}
+
+fn text(panic: &(dyn Any + Send)) -> &str {
+    let owned = || panic.downcast_ref::<String>().map(String::as_str);
+    panic.downcast_ref::<&str>().copied().or_else(owned).unwrap_or("no message")
 }

@@ -107,7 +107,7 @@ async fn a_fixture_that_fails_is_not_taken_for_a_broken_writer() {
     for (fault, reason) in [
         ("start", "cannot start the ledger: the disk is full"),
         ("hang", "a write did not return within"),
-        ("panic", "the fixture panicked"),
+        ("panic", "the fixture failed: it panicked: the application is gone"),
         ("refuse", "though nothing holds it"),
     ] {
         let checked = check(rule("W3").unwrap(), &BadOnes(fault), limits).await;
