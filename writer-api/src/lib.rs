@@ -21,6 +21,8 @@ pub mod selection;
 pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod writer;
 
 pub use error::{Cause, Reaction, Retry, WriterError, chain};

@@ -212,3 +212,20 @@ async fn what_a_process_says_is_kept_until_after_its_end() {
     let last = writer.said().last(1000).join("\n");
     assert!(last.contains("panicked at") && last.contains("as asked"), "{last}");
 }
+
+/// Between fork and exec a child has all that we have open. One that was started beside another must not be taken for
+/// somebody who keeps the other's socket.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn writers_that_are_started_and_ended_beside_each_other_do_not_end_each_other() {
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        crowd.spawn(async {
+            for _ in 0..100 {
+                let app = application();
+                let error = writer(app.path(), "").identify().await.unwrap_err();
+                assert!(matches!(error, WriterError::Rejected { .. }), "{error:?}");
+            }
+        });
+    }
+    crowd.join_all().await;
+}

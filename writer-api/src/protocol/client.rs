@@ -78,12 +78,18 @@ impl RemoteWriter {
         self
     }
 
+    /// The id and the type that it is asked as.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn asked(&self) -> (&str, &str) {
+        (&self.hello.id, &self.hello.writer_type)
+    }
+
     /// What its processes said on standard error.
     pub fn said(&self) -> &Said {
         &self.launcher.said
     }
 
-    async fn connect(&self) -> Result<(Process, Features), WriterError> {
+    pub(crate) async fn connect(&self) -> Result<(Process, Features), WriterError> {
         let id = &self.hello.id;
         let quick = self.patience.quick;
         let mut process = Process::start(&self.launcher, id)?;
@@ -100,7 +106,7 @@ impl RemoteWriter {
 }
 
 /// What the writer said it can beyond the first form of the protocol.
-struct Features {
+pub(crate) struct Features {
     descriptors: bool,
 }
 

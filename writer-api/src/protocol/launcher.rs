@@ -5,12 +5,17 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use super::said::{Ear, Said};
 use crate::{Cause, WriterError};
 
 /// What a child keeps of our environment.
 const KEPT: [&str; 7] = ["PATH", "LANG", "LC_ALL", "HOME", "TMPDIR", "TZ", "RUST_BACKTRACE"];
+
+/// One at a time, until the program runs and their end of its socket is closed here. Between its fork and its exec a child
+/// has all that we have open: one that is started meanwhile would have the other's socket, and be ended with it.
+static STARTING: Mutex<()> = Mutex::new(());
 
 /// How to start a writer's process.
 #[derive(Debug, Clone)]
@@ -64,6 +69,7 @@ impl Launcher {
     }
 
     fn spawn(&self, run_as: Option<(u32, u32)>) -> std::io::Result<Started> {
+        let _turn = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let (ours, theirs) = UnixStream::pair()?;
         let their_inode = rustix::fs::fstat(&theirs)?.st_ino;
         let (hear, speak) = Ear::pipe()?;

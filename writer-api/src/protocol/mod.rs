@@ -37,3 +37,7 @@ pub use said::{Said, SaidLine};
 pub use server::{Program, ServeError, serve, socket_on_stdin};
 pub use text::shown;
 pub use version::{NoVersion, Version};
+
+// The conformance kit does to a writer's process what a requester does not: it kills it, and hangs up on it.
+#[cfg(feature = "testkit")]
+pub(crate) use process::Process;

@@ -201,6 +201,21 @@ impl Process {
     }
 }
 
+/// What the conformance kit does, and a requester does not.
+#[cfg(feature = "testkit")]
+impl Process {
+    /// Closes the conversation and leaves the process alone: it has to release and end by itself.
+    pub fn hang_up(&mut self) {
+        self.broken = true;
+        self.conversation.hang_up();
+    }
+
+    /// Whether its first process has ended.
+    pub fn has_ended(&self) -> bool {
+        self.group.ended().is_some()
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let until = Instant::now() + REAP_IN_DROP;

@@ -198,6 +198,9 @@ impl BackupParticipant for Backup {
     }
 
     async fn seal_keys(&mut self, recipients: &[String]) -> Result<Vec<SealedKey>, WriterError> {
+        if self.found.keys.is_empty() {
+            return Err(WriterError::unsupported(&self.id, "keys: none are declared"));
+        }
         if !self.has(KEYS) {
             return Ok(Vec::new());
         }

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use common::{Ca, begin, cut, freeze, issue, phase, prepared, run, writer};
 use holdfast_store_keys::{RecoveryIdentity, open};
-use holdfast_writer_api::{ComponentKind, KeySeal, Thawed, Writer, WriterError, chain};
+use holdfast_writer_api::{
+    BackupRequest, BackupType, ComponentKind, ComponentRef, KeySeal, Thawed, Writer, WriterError, chain,
+};
 use serde_json::json;
 
 #[tokio::test]
@@ -176,6 +178,24 @@ async fn keys_are_proved_sealed_and_open_for_the_recovery_identity_alone() {
     let mut again = prepared(&*ca.writer()).await;
     let error = again.seal_keys(&["age1nonsense".into()]).await.unwrap_err();
     assert!(matches!(error, WriterError::Key { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn keys_that_are_not_declared_are_unsupported_and_declared_ones_that_do_not_take_part_are_none() {
+    let Some(ca) = Ca::new("delete") else { return };
+    let recipient = [RecoveryIdentity::generate().recipient().to_string()];
+    let mut without = prepared(&*writer(json!({"database": ca.file("certs.db")}))).await;
+    let error = without.seal_keys(&recipient).await.unwrap_err();
+    assert!(matches!(error, WriterError::Unsupported { .. }), "{error:?}");
+    let request = BackupRequest {
+        set: Default::default(),
+        backup_type: BackupType::Full,
+        components: vec![ComponentRef::from_full_name("database")],
+        previous_stamps: Default::default(),
+    };
+    let mut backup = ca.writer().begin_backup(request).await.unwrap();
+    backup.prepare_backup(&phase()).await.unwrap();
+    assert_eq!(backup.seal_keys(&recipient).await.unwrap(), []);
 }
 
 async fn refused(writer: &dyn Writer) -> WriterError {

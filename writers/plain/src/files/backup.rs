@@ -22,6 +22,8 @@ pub(super) struct FilesBackup {
     id: String,
     /// Those that take part.
     components: Vec<Component>,
+    /// Whether the writer declares keys, taking part or not.
+    has_keys: bool,
     lock_file: Option<PathBuf>,
     /// Files that may be stored though they contain a private key.
     allowed: Vec<PathBuf>,
@@ -36,6 +38,7 @@ impl FilesBackup {
     pub(super) fn new(
         id: &str,
         components: Vec<Component>,
+        has_keys: bool,
         lock_file: Option<PathBuf>,
         allowed: Vec<PathBuf>,
         backup_type: BackupType,
@@ -43,6 +46,7 @@ impl FilesBackup {
         Self {
             id: id.to_owned(),
             components,
+            has_keys,
             lock_file,
             allowed,
             backup_type,
@@ -189,6 +193,9 @@ impl BackupParticipant for FilesBackup {
     }
 
     async fn seal_keys(&mut self, recipients: &[String]) -> Result<Vec<SealedKey>, WriterError> {
+        if !self.has_keys {
+            return Err(WriterError::unsupported(&self.id, "keys: none are declared in its settings"));
+        }
         let (id, recipients) = (self.id.clone(), recipients.to_vec());
         let components: Vec<_> =
             self.components.iter().filter(|c| c.kind == ComponentKind::Keys).cloned().collect();

@@ -226,7 +226,9 @@ impl Writer for FilesWriter {
         let taken = components.into_iter().filter(|component| wants(&component.name)).collect();
         let lock_file = self.settings.lock_file.clone().filter(|_| wants(FILES));
         let allowed = self.settings.allow_plain_keys.clone();
-        Ok(Box::new(backup::FilesBackup::new(&self.id, taken, lock_file, allowed, request.backup_type)))
+        let has_keys = !self.settings.keys.is_empty();
+        let backup_type = request.backup_type;
+        Ok(Box::new(backup::FilesBackup::new(&self.id, taken, has_keys, lock_file, allowed, backup_type)))
     }
 
     async fn begin_restore(
