@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use holdfast_writer_api::BackupType;
 use holdfast_writer_api::duration;
+use holdfast_writer_api::testkit::{self, Level, Rule};
 
 /// Backs up what has to hold still together, and brings it back.
 #[derive(Debug, Parser)]
@@ -64,7 +65,6 @@ pub struct Global {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "parsed once")]
 pub enum Command {
     /// Shows the main job in a scratch folder: live applications, backup, destruction, restore, proof
     Demo(DemoArgs),
@@ -308,6 +308,57 @@ pub enum WriterCommand {
         /// Its registered name
         r#type: String,
     },
+    /// Checks a writer by the rules for writers, on a sample application that is watched
+    #[command(after_help = WRITER_TEST_HELP)]
+    Test(WriterTestArgs),
+}
+
+const WRITER_TEST_HELP: &str = "\
+Example:
+  holdfast writer test ./my-writer --fixture ./fixture
+  holdfast writer test sqlite --fixture ./fixture --level freeze
+
+FIXTURE is a program that runs a sample application, called with a command and DIR, an empty folder of its own:
+  start DIR          starts it in the background; prints {\"settings\": {...}}, the writer's
+  poke DIR MS        one write past the writer, within MS milliseconds; prints its id, or exit status 75: held
+  contents DIR       prints the ids that the application has
+  contents-of DIR ROOT   the same of a restored copy below ROOT
+  stop DIR, restart DIR, logs DIR
+docs/writer-rules.md has the rest, and every rule with its reason.
+
+Exit codes: 0 all rules are kept, 7 one is not, 2 the command line is wrong";
+
+#[derive(Debug, Args)]
+pub struct WriterTestArgs {
+    /// The writer's program, or the type of a built-in writer
+    pub program: PathBuf,
+    /// What runs the sample application; without it only what the writer says can be checked
+    #[arg(long, value_name = "PROGRAM")]
+    pub fixture: Option<PathBuf>,
+    /// The writer's settings, TOML or JSON; they win over those of the fixture
+    #[arg(long, value_name = "FILE")]
+    pub settings: Option<PathBuf>,
+    /// The writer's type [default: the program's file name]
+    #[arg(long = "type", value_name = "TYPE")]
+    pub writer_type: Option<String>,
+    /// Only rules of these levels: freeze, log, restore, key
+    #[arg(long = "level", value_name = "LEVEL", value_delimiter = ',', value_parser = parse_level)]
+    pub levels: Vec<Level>,
+    /// Only these rules: W3
+    #[arg(long = "rule", value_name = "RULE", value_delimiter = ',', value_parser = parse_rule)]
+    pub rules: Vec<&'static Rule>,
+    /// Arguments of the writer's program
+    #[arg(last = true, value_name = "ARGUMENT")]
+    pub arguments: Vec<String>,
+}
+
+fn parse_level(text: &str) -> Result<Level, String> {
+    text.parse()
+}
+
+fn parse_rule(text: &str) -> Result<&'static Rule, String> {
+    testkit::rule(text)
+        .ok_or_else(|| format!("there is no such rule; there are W1 to W{}", testkit::RULES.len()))
 }
 
 #[derive(Debug, Subcommand)]

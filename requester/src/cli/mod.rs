@@ -9,11 +9,13 @@ mod demo;
 mod forget;
 mod key;
 mod list;
+mod orphans;
 mod output;
 mod pause;
 mod repository;
 mod restore;
 mod thaw;
+mod writer_test;
 
 use std::process::ExitCode;
 
@@ -36,18 +38,30 @@ pub fn run() -> ExitCode {
         Command::Writer(WriterCommand::Serve { r#type }) => serve(&r#type),
         Command::Thaw { all: _ } => thaw::thaw_all(&context).map(|()| Exit::Ok),
         Command::DemoApp { name, dir } => demo::app(&name, &dir),
-        command => match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-            Ok(runtime) => {
-                let done = runtime.block_on(dispatch(&context, command));
-                // A worker that is stuck in the kernel must not keep a tired person waiting.
-                runtime.shutdown_timeout(std::time::Duration::from_secs(2));
-                done
+        command @ Command::Writer(WriterCommand::Test(_)) => {
+            match orphans::supervised(|| told(&context, on_a_runtime(&context, command))) {
+                Ok(code) => return code,
+                Err(error) => {
+                    Err(Failure::new(Exit::Failed, "the test cannot be started", error, NOTHING_CHANGED))
+                }
             }
-            Err(error) => {
-                Err(Failure::new(Exit::Failed, "the runtime cannot be started", error, NOTHING_CHANGED))
-            }
-        },
+        }
+        command => on_a_runtime(&context, command),
     };
+    told(&context, done)
+}
+
+fn on_a_runtime(context: &Context, command: Command) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        Failure::new(Exit::Failed, "the runtime cannot be started", error, NOTHING_CHANGED)
+    })?;
+    let done = runtime.block_on(dispatch(context, command));
+    // A worker that is stuck in the kernel must not keep a tired person waiting.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    done
+}
+
+fn told(context: &Context, done: Result<Exit, Failure>) -> ExitCode {
     match done {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(failure) => {
@@ -72,7 +86,10 @@ async fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> 
         Command::Gc => thaw::gc(context).await.map(|()| Exit::Ok),
         Command::Config(command) => config::run(context, command).await.map(|()| Exit::Ok),
         Command::Key(command) => key::run(context, command).await.map(|()| Exit::Ok),
-        Command::Thaw { .. } | Command::Writer(_) | Command::DemoApp { .. } => Ok(Exit::Ok),
+        Command::Writer(WriterCommand::Test(args)) => writer_test::run(context, args).await,
+        Command::Thaw { .. } | Command::Writer(WriterCommand::Serve { .. }) | Command::DemoApp { .. } => {
+            Ok(Exit::Ok)
+        }
     }
 }
 

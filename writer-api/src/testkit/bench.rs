@@ -204,6 +204,7 @@ impl Bench {
 
     /// The same from a prepared backup on.
     pub async fn cut_prepared(&mut self, mut talk: Talk, components: Vec<ComponentRef>) -> Result<Cut, Stop> {
+        self.application().await?;
         let metadata = self.metadata().await?;
         let chosen: Vec<_> = components.iter().filter_map(|name| metadata.component(name)).collect();
         let root = self.scratch.path().join(format!("cut-{}", Uuid::new_v4()));
@@ -273,6 +274,12 @@ impl Bench {
                 UNHELD.as_millis()
             ))),
         }
+    }
+
+    /// Sees that there is an application that runs: it acknowledges writes. Where nobody watches one, nothing is held,
+    /// copied or run either.
+    pub async fn application(&mut self) -> Result<(), Stop> {
+        self.patience().await.map(drop)
     }
 
     /// Waits until a write is acknowledged: its id, and how long that took.

@@ -332,6 +332,9 @@ fn written(file: &mut File) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Why nothing else is checked there.
+const WITHOUT: &str = "watch an application: there is none without `--fixture`";
+
 /// No application at all: only what a writer says can be checked, and the report says what was not.
 #[derive(Debug, Clone)]
 pub struct Without {
@@ -353,10 +356,10 @@ impl Fixture for Without {
     }
 
     async fn poke(&mut self, _: Duration) -> Result<Poke, FixtureError> {
-        Err(FixtureError::unable("write: without `--fixture` there is no application to watch"))
+        Err(FixtureError::unable(WITHOUT))
     }
 
     async fn contents(&mut self) -> Result<Vec<String>, FixtureError> {
-        Err(FixtureError::unable("tell its contents: without `--fixture` there is no application to watch"))
+        Err(FixtureError::unable(WITHOUT))
     }
 }

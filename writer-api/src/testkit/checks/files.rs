@@ -17,6 +17,7 @@ const NAMED: usize = 5;
 
 /// W11.
 pub async fn declared_are_needed(bench: &mut Bench) -> Verdict {
+    bench.application().await?;
     let metadata = bench.metadata().await?;
     for _ in 0..3 {
         bench.write().await?;

@@ -15,6 +15,7 @@ use crate::{BackupType, KeyFile, SealedKey};
 /// W17.
 pub async fn leave_sealed(bench: &mut Bench) -> Verdict {
     bench.needs(Part::Keys).await?;
+    bench.application().await?;
     let metadata = bench.metadata().await?;
     let declared: Vec<KeyFile> = metadata.components.iter().flat_map(|c| c.keys.clone()).collect();
     let (one, two) = (Keyring::new(), Keyring::new());

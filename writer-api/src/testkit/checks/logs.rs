@@ -11,6 +11,7 @@ use crate::{BackupRequest, BackupType, ComponentRef, LogFile};
 
 /// W12.
 pub async fn stamps_are_taken_back(bench: &mut Bench) -> Verdict {
+    bench.application().await?;
     let metadata = bench.metadata().await?;
     let all = bench.request(BackupType::Full).await?;
     let mut cut = bench.cut(all.clone()).await?;
@@ -79,6 +80,7 @@ async fn finished(cut: &mut Cut) -> Result<std::collections::BTreeMap<String, St
 /// W13.
 pub async fn truncated_last_and_exactly(bench: &mut Bench) -> Verdict {
     bench.needs(Part::Logs).await?;
+    bench.application().await?;
     let before = bench.logs().await?;
 
     // A copy leaves no trace.

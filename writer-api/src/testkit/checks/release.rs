@@ -19,6 +19,7 @@ const WATCHED: (Duration, Duration) = (Duration::from_millis(300), Duration::fro
 /// W5. A freeze is given up at several moments of the time that it takes.
 pub async fn a_freeze_given_up_leaves_nothing_held(bench: &mut Bench) -> Verdict {
     bench.needs(Part::Freeze).await?;
+    bench.application().await?;
     let budget = bench.budget().await?;
     let took = {
         let mut talk = bench.ready(BackupType::Full).await?;

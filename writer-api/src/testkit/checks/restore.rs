@@ -11,6 +11,7 @@ use crate::{OnlineState, Registration};
 
 /// W14. One participant is asked all the time: the requester asks again right before it changes anything.
 pub async fn online_state_tells_the_truth(bench: &mut Bench) -> Verdict {
+    bench.application().await?;
     let mut talk = bench.restore(true).await?;
     let mut unknown = 0;
     for (nth, runs) in [true, false, true].into_iter().enumerate() {
@@ -106,6 +107,7 @@ async fn stays_down(bench: &mut Bench, when: &str) -> Result<(), Stop> {
 /// W19.
 pub async fn steps_may_run_again(bench: &mut Bench) -> Verdict {
     bench.needs(Part::PostRestore).await?;
+    bench.application().await?;
     let mut talk = bench.restore(true).await?;
     let steps = talk.post_restore_steps().await.or_see("W16", "PostRestoreSteps")?;
     let mut names = BTreeSet::new();

@@ -76,6 +76,7 @@ async fn reach(bench: &mut Bench, state: State) -> Result<Talk, Stop> {
 
 /// W4.
 pub async fn thaw_works_from_any_state(bench: &mut Bench) -> Verdict {
+    bench.application().await?;
     let holds = bench.metadata().await?.capabilities.freeze;
     for state in State::ALL {
         if state == State::Frozen && holds {
@@ -147,6 +148,7 @@ async fn thaw_releases(bench: &mut Bench) -> Result<(), Stop> {
 
 /// W10. The writer's process is left alone: a requester would end it now, and that is the matter of other rules.
 pub async fn abort_releases_from_any_state(bench: &mut Bench) -> Verdict {
+    bench.application().await?;
     for state in State::ALL {
         let mut talk = reach(bench, state).await?;
         for nth in ["first", "second"] {

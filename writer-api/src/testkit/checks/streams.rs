@@ -11,6 +11,7 @@ use crate::{BackupType, StreamFile};
 /// W18.
 pub async fn are_whole(bench: &mut Bench) -> Verdict {
     bench.needs(Part::Stream).await?;
+    bench.application().await?;
     let mut talk = bench.ready(BackupType::Full).await?;
     let budget = bench.budget().await?;
     talk.freeze(budget).await.or_see("W3", "Freeze")?;
