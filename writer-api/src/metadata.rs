@@ -93,7 +93,8 @@ impl WriterMetadata {
     }
 
     /// Checks what types cannot: at least one component, unique names, absolute and plain paths,
-    /// patterns without folders, keys only in key components, dependencies outside the writer.
+    /// patterns without folders, keys only in key components and only of who can seal them, dependencies outside
+    /// the writer.
     ///
     /// # Errors
     /// [`WriterError::Rejected`], naming the component and the rule.
@@ -114,6 +115,11 @@ impl WriterMetadata {
             let full = component.reference();
             if let Err(why) = component.check() {
                 return reject(format!("component `{full}`: {why}"));
+            }
+            if !component.keys.is_empty() && !self.capabilities.keys {
+                return reject(format!(
+                    "component `{full}` has keys, and the capability `keys` is not declared"
+                ));
             }
             if component.dependencies.iter().any(|d| d.writer == self.id) {
                 return reject(format!("component `{full}` depends on its own writer"));
@@ -524,6 +530,14 @@ mod tests {
             damage(&mut document.components[0]);
             assert!(matches!(document.check(), Err(WriterError::Rejected { .. })), "case {n}");
         }
+        let mut cannot_seal = metadata();
+        cannot_seal.components[0].kind = ComponentKind::Keys;
+        cannot_seal.components[0].files.clear();
+        cannot_seal.components[0].keys =
+            vec![KeyFile { path: "/key".into(), purpose: "key".into(), certificate: None }];
+        assert!(matches!(cannot_seal.check(), Err(WriterError::Rejected { .. })));
+        cannot_seal.capabilities.keys = true;
+        cannot_seal.check().unwrap();
         let mut twice = metadata();
         twice.components.push(twice.components[0].clone());
         assert!(twice.check().is_err());

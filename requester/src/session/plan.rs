@@ -76,6 +76,16 @@ pub struct CutPlan {
     pub volumes: Vec<PlannedVolume>,
 }
 
+impl CutPlan {
+    /// The components of one writer.
+    pub fn of(&self, writer: &str) -> impl Iterator<Item = &Component> {
+        self.components
+            .iter()
+            .filter(move |planned| planned.writer == writer)
+            .map(|planned| &planned.component)
+    }
+}
+
 /// Why a backup is refused before it begins. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", refusals.join("\n       "))]
