@@ -102,7 +102,10 @@ impl WriterMetadata {
         let reject = |why: String| Err(WriterError::rejected(&self.id, format!("metadata: {why}")));
         if self.schema != METADATA_SCHEMA {
             // Stored, nobody could read it again.
-            return reject(format!("its schema is `{}`; this version reads `{METADATA_SCHEMA}`", self.schema));
+            return reject(format!(
+                "its schema is `{}`; this version reads `{METADATA_SCHEMA}`",
+                self.schema
+            ));
         }
         if self.components.is_empty() {
             return reject("no component is declared".into());
