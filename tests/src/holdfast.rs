@@ -197,7 +197,11 @@ impl Holdfast {
         Ok(holdfast)
     }
 
-    fn command_of(
+    /// As [`command`](Self::command), of another requester with the same command line.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn command_of(
         &self,
         program: &Path,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,

@@ -39,5 +39,6 @@ pub use writer::{
     ShadowContext, StagedFiles, Stream, StreamFile, Thawed, Truncated, Writer,
 };
 
-#[doc(hidden)]
+// What a writer's own crate needs besides, so that it needs no other.
+pub use async_trait::async_trait;
 pub use inventory;
