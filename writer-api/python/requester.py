@@ -162,6 +162,10 @@ class Load:
         self.wait_for(len(self.threads) + 1)
         return min(t for t in self.acknowledged.values() if t > begun_before) - begun_before
 
+    def acknowledged_since(self, held: float) -> set[str]:
+        """Begun after that moment, and acknowledged. What was on its way may still be told later."""
+        return {name for name in list(self.acknowledged) if self.begun[name] > held}
+
     def missing(self, found: Iterable[str], frozen: float) -> set[str]:
         """Acknowledged before the freeze was asked for, and not found."""
         return {name for name, at in list(self.acknowledged.items()) if at < frozen} - set(found)

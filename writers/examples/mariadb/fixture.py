@@ -62,6 +62,8 @@ class Server:
         self.known.update(socket=f"{beside}/s", user=user)
         options = [
             f"datadir={self.data}",
+            # A server that starts removes temporary tables from its folder for them, also another server's.
+            f"tmpdir={self.folder}",
             f"socket={beside}/s",
             f"pid-file={beside}/pid",
             "skip-networking",
