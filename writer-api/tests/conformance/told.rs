@@ -47,6 +47,9 @@ async fn a_failure_says_what_was_done_what_was_seen_and_what_is_demanded() {
                  truthfully whether anything was held.
          more:   docs/writer-rules.md#w4
          did:          N ms  started the sample application
+                       N ms  a write past the writer: acknowledged as `eN`
+                       N ms  a write past the writer: acknowledged as `eN`
+                       N ms  a write past the writer: acknowledged as `eN`
                        N ms  started the writer, and said `Hello`
                        N ms  Identify: answered
                        N ms  started the writer, and said `Hello`
