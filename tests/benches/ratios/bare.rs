@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use holdfast_tests::process::{command, run};
 use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 
 use crate::error::BenchError;
@@ -32,6 +33,19 @@ const SNAP_CREATE_V2: Opcode = opcode::write::<VolArgsV2>(0x94, 23);
 const SNAP_DESTROY: Opcode = opcode::write::<VolArgs>(0x94, 15);
 const READ_ONLY: u64 = 1 << 1;
 const NAME: &[u8] = b"bare";
+
+/// How long the kernel may take to clean up after a deleted snapshot.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Returns once the kernel has cleaned up after deleted snapshots, which it would do at the next one's expense.
+///
+/// The `sync` before is what wakes the thread that cleans; by itself it does so every 30 s.
+pub fn cleaned(volume: &Path) -> Result<(), BenchError> {
+    for arguments in [["filesystem", "sync"], ["subvolume", "sync"]] {
+        run(command("btrfs").args(arguments).arg(volume), PATIENCE)?;
+    }
+    Ok(())
+}
 
 /// How long the two calls took.
 pub struct Took {

@@ -25,7 +25,7 @@ use holdfast_tests::{
 };
 
 use crate::{
-    INIT, RESTORE,
+    INIT, RESTORE, bare,
     error::BenchError,
     measured::{self, Cost},
     stats::{Samples, verdict},
@@ -215,7 +215,7 @@ fn target(volume: &LoopVolume) -> Result<PathBuf, BenchError> {
 
 /// Nothing of the past is still being written, and the tree has been read.
 fn ready(volume: &LoopVolume, root: &Path, scratch: &Path) -> Result<(), BenchError> {
-    run_command(command("btrfs").args(["subvolume", "sync"]).arg(volume.path()), PATIENCE)?;
+    bare::cleaned(&volume.path())?;
     sync(&volume.path())?;
     sync(scratch)?;
     each_file(root, &mut |path| {

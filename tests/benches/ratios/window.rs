@@ -3,13 +3,7 @@
 
 use std::{fmt::Write as _, fs, time::Duration};
 
-use holdfast_tests::{
-    Journal,
-    holdfast::Holdfast,
-    process::{command, run as run_command},
-    volumes::LoopVolume,
-    watch::SqliteWriter,
-};
+use holdfast_tests::{Journal, holdfast::Holdfast, volumes::LoopVolume, watch::SqliteWriter};
 
 use serde_json::Value;
 
@@ -120,7 +114,7 @@ fn measure(journal: Journal, pause: Duration) -> Result<Row, BenchError> {
     world.config().writer("shop", "sqlite").set("database", database.as_path());
     let ready = || -> Result<(), BenchError> {
         // Deleted snapshots are cleaned up in the background: not at the next one's expense.
-        run_command(command("btrfs").args(["subvolume", "sync"]).arg(volume.path()), PATIENCE)?;
+        bare::cleaned(&volume.path())?;
         let acks = application.acks();
         acks.wait_for(acks.count() + COMMITS, PATIENCE)?;
         Ok(())
