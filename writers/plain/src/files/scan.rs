@@ -8,6 +8,8 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
 
 use holdfast_store_keys::contains_private_key;
 use holdfast_writer_api::pattern::Exclude;
@@ -21,6 +23,8 @@ use crate::io_error;
 const MAX_LOOKED_INTO: u64 = 1024 * 1024;
 /// As much of every file is read; the rest only if this part looks as if a key could follow.
 const HEAD: usize = 64 * 1024;
+/// Files looked into at a time: what takes long is to wait for the disk.
+const THREADS: usize = 4;
 
 /// The files of `sets` that contain a private key, sorted.
 ///
@@ -31,36 +35,41 @@ pub(super) fn plain_keys(
     sets: &[FileSet],
     exclude: &[String],
 ) -> Result<Vec<PathBuf>, WriterError> {
-    let mut search = Search { writer, excluded: Vec::new(), found: Vec::new(), buffer: Vec::new() };
+    let mut found = Vec::new();
     for set in sets {
-        search.excluded = Exclude::all(exclude, &set.path)
+        let excluded = Exclude::all(exclude, &set.path)
             .map_err(|error| WriterError::rejected(writer, error.to_string()))?;
-        search.set(set)?;
+        let root = open(CWD, &set.path, OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)
+            .map_err(|error| failed(writer, &set.path, error))?;
+        let search = Search { writer, base: &set.path, root, excluded };
+        found.append(&mut search.look_into(search.files(set)?)?);
     }
-    search.found.sort();
-    search.found.dedup();
-    Ok(search.found)
+    found.sort();
+    found.dedup();
+    Ok(found)
 }
 
+/// The search of one set.
 struct Search<'a> {
     writer: &'a str,
-    /// What is left out of the set that is being searched.
+    base: &'a Path,
+    root: OwnedFd,
+    /// What is left out of the set.
     excluded: Vec<Exclude>,
-    found: Vec<PathBuf>,
-    buffer: Vec<u8>,
 }
 
 impl Search<'_> {
-    fn set(&mut self, set: &FileSet) -> Result<(), WriterError> {
-        let root = open(CWD, &set.path, OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)
-            .map_err(|error| self.failed(&set.path, error))?;
+    /// The regular files of the set, below its root.
+    fn files(&self, set: &FileSet) -> Result<Vec<PathBuf>, WriterError> {
         if set.pattern != "*" {
-            return self.file(&root, &set.path, Path::new(&set.pattern));
+            let file = PathBuf::from(&set.pattern);
+            return Ok(if self.is_excluded(&file) { Vec::new() } else { vec![file] });
         }
+        let mut files = Vec::new();
         let mut folders = vec![PathBuf::from(".")];
         while let Some(folder) = folders.pop() {
-            let path = join(&set.path, &folder);
-            let handle = match open(&root, &folder, OFlags::DIRECTORY, BENEATH) {
+            let path = join(self.base, &folder);
+            let handle = match open(&self.root, &folder, OFlags::DIRECTORY, BENEATH) {
                 // Removed, or replaced by a file, since it was listed.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
                 other => other.map_err(|error| self.failed(&path, error))?,
@@ -85,53 +94,76 @@ impl Search<'_> {
                 if kind == FileType::Directory && set.recursive {
                     folders.push(below);
                 } else if kind == FileType::RegularFile {
-                    self.file(&root, &set.path, &below)?;
+                    files.push(below);
                 }
             }
         }
-        Ok(())
+        Ok(files)
+    }
+
+    /// Those of `files` that contain a key.
+    fn look_into(&self, files: Vec<PathBuf>) -> Result<Vec<PathBuf>, WriterError> {
+        let next = Mutex::new(files.into_iter());
+        let search = || {
+            let (mut found, mut buffer) = (Vec::new(), Vec::new());
+            // Nothing in here panics with the lock held.
+            while let Some(below) = next.lock().ok().and_then(|mut files| files.next()) {
+                if self.holds_a_key(&below, &mut buffer)? {
+                    found.push(join(self.base, &below));
+                }
+            }
+            Ok(found)
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(search)).collect();
+            let mut all = Vec::new();
+            for thread in threads {
+                let found = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                all.append(&mut found?);
+            }
+            Ok(all)
+        })
     }
 
     fn is_excluded(&self, below: &Path) -> bool {
         self.excluded.iter().any(|exclude| exclude.matches(plain(below)))
     }
 
-    fn file(&mut self, root: &OwnedFd, base: &Path, below: &Path) -> Result<(), WriterError> {
-        let path = join(base, below);
-        if self.is_excluded(below) {
-            return Ok(());
-        }
-        let file = match open(root, below, OFlags::NONBLOCK | OFlags::NOCTTY, BENEATH) {
-            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(()),
-            other => other.map_err(|error| self.failed(&path, error))?,
+    fn holds_a_key(&self, below: &Path, buffer: &mut Vec<u8>) -> Result<bool, WriterError> {
+        let failed = |error| self.failed(&join(self.base, below), error);
+        let file = match open(&self.root, below, OFlags::NONBLOCK | OFlags::NOCTTY, BENEATH) {
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(false),
+            other => other.map_err(failed)?,
         };
-        let status = fstat(&file).map_err(|error| self.failed(&path, error))?;
+        let status = fstat(&file).map_err(failed)?;
         let size = u64::try_from(status.st_size).unwrap_or(0);
         if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile || size > MAX_LOOKED_INTO {
-            return Ok(());
+            return Ok(false);
         }
         let size = usize::try_from(size).unwrap_or(HEAD);
-        self.buffer.resize(size.min(HEAD), 0);
-        let mut read = fill(&file, &mut self.buffer, 0).map_err(|error| self.failed(&path, error))?;
-        if read == HEAD && size > HEAD && may_continue_with_a_key(&self.buffer) {
-            self.buffer.resize(size, 0);
-            read += fill(&file, &mut self.buffer[HEAD..], HEAD).map_err(|error| self.failed(&path, error))?;
+        buffer.resize(size.min(HEAD), 0);
+        let mut read = fill(&file, buffer, 0).map_err(failed)?;
+        if read == HEAD && size > HEAD && may_continue_with_a_key(buffer) {
+            buffer.resize(size, 0);
+            read += fill(&file, &mut buffer[HEAD..], HEAD).map_err(failed)?;
         }
-        if contains_private_key(&self.buffer[..read]) {
-            self.found.push(path);
-        }
+        let found = contains_private_key(&buffer[..read]);
         // Not kept in memory longer than needed.
-        self.buffer.fill(0);
-        Ok(())
+        buffer.fill(0);
+        Ok(found)
     }
 
     fn failed(&self, path: &Path, error: Errno) -> WriterError {
-        if error == Errno::LOOP {
-            let why = format!("`{}` lies behind a symbolic link; name its real path", path.display());
-            return WriterError::rejected(self.writer, why);
-        }
-        io_error(self.writer, path, "read", &error.into())
+        failed(self.writer, path, error)
     }
+}
+
+fn failed(writer: &str, path: &Path, error: Errno) -> WriterError {
+    if error == Errno::LOOP {
+        let why = format!("`{}` lies behind a symbolic link; name its real path", path.display());
+        return WriterError::rejected(writer, why);
+    }
+    io_error(writer, path, "read", &error.into())
 }
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
