@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use holdfast_writer_api::document::{ComponentRecord, StoredRoot};
 use holdfast_writer_api::{ComponentKind, FileRole};
+use rustix::fs::Advice;
 
 use super::plan::PlannedComponent;
 use crate::provider::{ProviderError, ShadowCopy};
@@ -243,9 +244,23 @@ fn metadata(root: &Root, found: &FoundFile) -> Result<EntryMetadata, VolumeError
 fn opener(root: Arc<Root>, rel: PathBuf, seen: Meta) -> crate::repository::Opener {
     Box::new(move || {
         let (file, _) = root.open_seen(&rel, &seen).map_err(io::Error::other)?;
-        let file: File = file;
-        // What is read once need not stay in the page cache's way.
-        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-        Ok(Box::new(file) as Box<dyn Read + Send>)
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
+        Ok(Box::new(ReadOnce(file)) as Box<dyn Read + Send>)
     })
+}
+
+/// A file of a shadow copy: what was read of it is of no use to anybody, and must not push the applications' own pages
+/// out of memory.
+struct ReadOnce(File);
+
+impl Read for ReadOnce {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Drop for ReadOnce {
+    fn drop(&mut self) {
+        let _ = rustix::fs::fadvise(&self.0, 0, None, Advice::DontNeed);
+    }
 }

@@ -75,6 +75,8 @@ impl LocalStorage {
             };
             write_all_vectored(&mut file, content)?;
             file.sync_all()?;
+            // It is on the disk, and nobody reads it soon: the memory is the applications'.
+            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
             fs::rename(&temporary, path)?;
             sync_folder(parent)
         })();
