@@ -1,8 +1,9 @@
 //! Backup and restore of a tree of 20,000 files against stock restic: wall clock and peak memory.
 //!
 //! Both write a fresh repository of the same format with the same compression on the same disk, and neither keeps a
-//! cache. The tree has been read just before. Both restores end when everything is on the disk: Holdfast's does so by
-//! itself, restic's is followed by a `syncfs`.
+//! cache of its own. Each backup is measured with the kernel's page cache emptied, as a nightly run finds it, and with the
+//! tree read just before. Both restores end when everything is on the disk: Holdfast's does so by itself, restic's is
+//! followed by a `syncfs`.
 
 use std::{
     ffi::OsStr,
@@ -38,9 +39,30 @@ const VOLUME: u64 = 8 << 30;
 const PATIENCE: Duration = Duration::from_secs(600);
 const WRITER: &str = "tree";
 
+/// What is in memory when a measurement begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cache {
+    /// Nothing.
+    Cold,
+    /// The tree.
+    Warm,
+}
+
+impl Cache {
+    const BOTH: [Self; 2] = [Self::Cold, Self::Warm];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Warm => "warm",
+        }
+    }
+}
+
 #[derive(Default)]
 struct Side {
-    backup: Measured,
+    /// In the order of [`Cache::BOTH`].
+    backup: [Measured; 2],
     restore: Measured,
     repository_mib: f64,
 }
@@ -83,17 +105,21 @@ pub fn run() -> Result<String, BenchError> {
     let mut text = format!(
         "## Backup and restore\n\n\
          {} files, {mb:.0} MB, half of the files compressible, on btrfs; new repositories of format 2 with the usual \
-         compression on the disk below; page cache warm; {ROUNDS} rounds in turn. Holdfast's backup is all of \
-         `holdfast backup`: session, snapshot, storing, re-reading, removal of the snapshot; it reads from its snapshot, \
-         which shares no page cache with the tree. A restore ends when everything is on the disk. Peak memory is that of \
-         the largest process. Goal: throughput ≥ 1.0 × restic.\n\n\
-         | | restic MB/s | Holdfast MB/s | ratio | goal | restic CPU s | Holdfast CPU s | restic peak MiB | Holdfast peak MiB |\n\
+         compression on the disk below; {ROUNDS} rounds in turn. *Cold*: the page cache is empty. *Warm*: the tree has \
+         been read just before, which is of use to restic alone: Holdfast reads from its snapshot, which shares no page \
+         cache with the tree. Holdfast's backup is all of `holdfast backup`: session, search for private keys in plain, \
+         snapshot, storing with a check that every compressed and sealed piece opens to what was read (this version of \
+         restic has none), re-reading, removal of the snapshot. A restore ends when everything is on the disk. Peak \
+         memory is that of the largest process. Goal: throughput ≥ 1.0 × restic.\n\n\
+         | page cache | restic MB/s | Holdfast MB/s | ratio | goal | restic CPU s | Holdfast CPU s | restic peak MiB | Holdfast peak MiB |\n\
          |---|---|---|---|---|---|---|---|---|\n",
         tree::FILES,
     );
-    for (name, theirs, ours) in
-        [("backup", &restic.backup, &ours.backup), ("restore", &restic.restore, &ours.restore)]
-    {
+    let backups = Cache::BOTH.iter().zip(restic.backup.iter().zip(&ours.backup));
+    let mut rows: Vec<_> =
+        backups.map(|(cache, (theirs, ours))| (format!("backup, {}", cache.name()), theirs, ours)).collect();
+    rows.push(("restore, cold".to_owned(), &restic.restore, &ours.restore));
+    for (name, theirs, ours) in rows {
         let rate = |measured: &Measured| {
             let of = |q| mb / measured.seconds.quantile(q);
             format!("{:.0} ({:.0}–{:.0})", of(0.5), of(0.9), of(0.1))
@@ -131,15 +157,19 @@ fn round_of_restic(volume: &LoopVolume, root: &Path, side: &mut Side) -> Result<
         restic.arg("--repo").arg(&repository).args(arguments);
         restic
     };
-    run_command(&mut restic(&["init".as_ref()]), PATIENCE)?;
-    ready(volume, root, folder.path())?;
-    let done = || Ok(());
-    side.backup
-        .push("restic backup", measured::run(&mut restic(&["backup".as_ref(), root.as_os_str()]), done)?);
+    for (cache, measured) in Cache::BOTH.iter().zip(&mut side.backup) {
+        if repository.exists() {
+            fs::remove_dir_all(&repository).map_err(BenchError::io("remove a repository"))?;
+        }
+        run_command(&mut restic(&["init".as_ref()]), PATIENCE)?;
+        ready(*cache, volume, root, folder.path())?;
+        let mut backup = restic(&["backup".as_ref(), root.as_os_str()]);
+        measured.push(&format!("restic backup, {}", cache.name()), measured::run(&mut backup, || Ok(()))?);
+    }
     side.repository_mib = mib_below(&repository)?;
 
     let target = target(volume)?;
-    ready(volume, root, folder.path())?;
+    ready(Cache::Cold, volume, root, folder.path())?;
     let arguments: [&OsStr; 4] =
         ["restore".as_ref(), "latest".as_ref(), "--target".as_ref(), target.as_os_str()];
     side.restore.push("restic restore", measured::run(&mut restic(&arguments), || sync(&target))?);
@@ -148,18 +178,24 @@ fn round_of_restic(volume: &LoopVolume, root: &Path, side: &mut Side) -> Result<
 }
 
 fn round_of_holdfast(volume: &LoopVolume, root: &Path, side: &mut Side) -> Result<(), BenchError> {
-    let mut world = Holdfast::new()?;
-    world.config().writer(WRITER, "files").set("paths", vec![root.to_string_lossy().as_ref()]);
     let me = std::env::current_exe().map_err(BenchError::io("find this program"))?;
-    let mut init = Command::new(&me);
-    run_command(init.arg(INIT).arg(world.repository()).arg(world.password_file()), PATIENCE)?;
-    ready(volume, root, world.root())?;
-    let mut backup = world.command(["--json", "backup"])?;
-    side.backup.push("holdfast backup", measured::run(&mut backup, || Ok(()))?);
+    let [cold, warm] = &mut side.backup;
+    let backup = |cache: Cache, measured: &mut Measured| {
+        let mut world = Holdfast::new()?;
+        world.config().writer(WRITER, "files").set("paths", vec![root.to_string_lossy().as_ref()]);
+        let mut init = Command::new(&me);
+        run_command(init.arg(INIT).arg(world.repository()).arg(world.password_file()), PATIENCE)?;
+        ready(cache, volume, root, world.root())?;
+        let mut backup = world.command(["--json", "backup"])?;
+        measured.push(&format!("holdfast backup, {}", cache.name()), measured::run(&mut backup, || Ok(()))?);
+        Ok::<_, BenchError>(world)
+    };
+    drop(backup(Cache::Cold, cold)?);
+    let world = backup(Cache::Warm, warm)?;
     side.repository_mib = mib_below(&world.repository())?;
 
     let target = target(volume)?;
-    ready(volume, root, world.root())?;
+    ready(Cache::Cold, volume, root, world.root())?;
     let mut restore = Command::new(&me);
     restore
         .arg(RESTORE)
@@ -213,11 +249,15 @@ fn target(volume: &LoopVolume) -> Result<PathBuf, BenchError> {
     Ok(target)
 }
 
-/// Nothing of the past is still being written, and the tree has been read.
-fn ready(volume: &LoopVolume, root: &Path, scratch: &Path) -> Result<(), BenchError> {
+/// Nothing of the past is still being written, and the page cache is as it should be.
+fn ready(cache: Cache, volume: &LoopVolume, root: &Path, scratch: &Path) -> Result<(), BenchError> {
     bare::cleaned(&volume.path())?;
     sync(&volume.path())?;
     sync(scratch)?;
+    if cache == Cache::Cold {
+        // Page cache, names and inodes.
+        return fs::write("/proc/sys/vm/drop_caches", "3").map_err(BenchError::io("empty the page cache"));
+    }
     each_file(root, &mut |path| {
         io::copy(&mut File::open(path)?, &mut io::sink())?;
         Ok(())
