@@ -34,7 +34,8 @@ const PROGRESS_STEP: u64 = 4 << 20;
 const ONE_CHUNK: u64 = 512 << 10;
 const READ_AHEAD: usize = 256 << 10;
 
-/// Opens a file's content when its turn comes; called at most once, on any thread.
+/// Opens a file's content, some dozens of files before its turn comes, so that the disk can be at work on it meanwhile.
+/// Called at most once, on any thread.
 pub type Opener = Box<dyn FnOnce() -> io::Result<Box<dyn Read + Send>> + Send>;
 
 /// Told how much is done so far; called from several threads, often. Must not block.
@@ -344,7 +345,7 @@ fn to_library(entry: SourceEntry, ledger: &Arc<Ledger>) -> ReadSourceEntry<Check
             open = Some(CheckedOpener {
                 path: save_as.clone(),
                 announced: metadata.size,
-                opener,
+                opened: opener(),
                 ledger: ledger.clone(),
             });
             NodeType::File
@@ -358,11 +359,11 @@ fn to_library(entry: SourceEntry, ledger: &Arc<Ledger>) -> ReadSourceEntry<Check
     ReadSourceEntry { path: save_as, node: Node::new_node(&name, node_type, meta), open }
 }
 
-/// Opens one file and hands out a reader that counts.
+/// Hands out a reader of one file that counts.
 pub(super) struct CheckedOpener {
     path: PathBuf,
     announced: u64,
-    opener: Opener,
+    opened: io::Result<Box<dyn Read + Send>>,
     ledger: Arc<Ledger>,
 }
 
@@ -370,8 +371,8 @@ impl ReadSourceOpen for CheckedOpener {
     type Reader = CheckedReader;
 
     fn open(self) -> RusticResult<CheckedReader> {
-        let Self { path, announced, opener, ledger } = self;
-        match opener() {
+        let Self { path, announced, opened, ledger } = self;
+        match opened {
             Ok(content) => {
                 let content = match announced {
                     0..=ONE_CHUNK => content,

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -245,9 +246,13 @@ fn opener(root: Arc<Root>, rel: PathBuf, seen: Meta) -> crate::repository::Opene
     Box::new(move || {
         let (file, _) = root.open_seen(&rel, &seen).map_err(io::Error::other)?;
         let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
+        let _ = rustix::fs::fadvise(&file, 0, READ_EARLY, Advice::WillNeed);
         Ok(Box::new(ReadOnce(file)) as Box<dyn Read + Send>)
     })
 }
+
+/// As much of a file is asked of the disk before its turn comes.
+const READ_EARLY: Option<NonZeroU64> = NonZeroU64::new(512 << 10);
 
 /// A file of a shadow copy: what was read of it is of no use to anybody, and must not push the applications' own pages
 /// out of memory.
