@@ -9,12 +9,17 @@ use async_trait::async_trait;
 
 use crate::*;
 
+/// How long a freeze takes with [`Fault::FreezeSlow`].
+pub const SLOW_FREEZE: Duration = Duration::from_millis(20);
+
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fault {
     /// Nothing.
     #[default]
     None,
+    /// The freeze takes [`SLOW_FREEZE`], as one of a busy application may. Nothing is wrong with it.
+    FreezeSlow,
     /// The freeze fails, its hold half taken.
     FreezeFails,
     /// The freeze takes its hold and never returns.
@@ -107,6 +112,10 @@ impl BackupParticipant for Run {
             Fault::FreezeFails => Err(WriterError::rejected(&self.writer.id, "as asked")),
             Fault::FreezeHangs => std::future::pending().await,
             Fault::FreezePanics => panic!("as asked"),
+            Fault::FreezeSlow => {
+                tokio::time::sleep(SLOW_FREEZE).await;
+                Ok(Mark::default())
+            }
             Fault::None | Fault::ThawStuck | Fault::ThawLate | Fault::ThawSlow => Ok(Mark::default()),
         }
     }
@@ -118,7 +127,11 @@ impl BackupParticipant for Run {
             }
             Fault::ThawLate => tokio::time::sleep(self.budget * 2).await,
             Fault::ThawSlow => tokio::time::sleep(Duration::from_secs(3)).await,
-            Fault::None | Fault::FreezeFails | Fault::FreezeHangs | Fault::FreezePanics => {}
+            Fault::None
+            | Fault::FreezeSlow
+            | Fault::FreezeFails
+            | Fault::FreezeHangs
+            | Fault::FreezePanics => {}
         }
         self.hold(false);
         Ok(Thawed::Released)

@@ -1,9 +1,10 @@
-//! What the barrier itself costs: freeze and thaw of writers that hold nothing, with nothing cut.
+//! What the barrier itself costs: freeze and thaw of writers that hold nothing, with nothing cut. What it costs with
+//! writers in processes of their own is told in `protocol`.
 
 use std::{convert::Infallible, fmt::Write as _, time::Instant};
 
 use holdfast::session::{barrier, events::EventLog, member::Member};
-use holdfast_writer_api::chain;
+use holdfast_writer_api::{chain, testing::Fault};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
@@ -14,36 +15,29 @@ use crate::{
 };
 
 const ROUNDS: usize = 31;
-/// Each round starts that many processes anew.
-const ROUNDS_OF_CHILDREN: usize = 15;
 
 pub fn run() -> Result<String, BenchError> {
     let runtime = Runtime::new().map_err(BenchError::io("start a runtime"))?;
     let mut text = String::from(
         "## The barrier\n\n\
-         From the first freeze to the return of the last thaw, with writers that hold nothing and nothing to cut: in the \
-         requester's own process, and each in a process of its own, spoken to in the plugin protocol, as real writers \
-         are. Goal: ≤ 1 ms a writer.\n\n\
-         | writers | where | rounds | barrier ms | µs a writer | |\n|---|---|---|---|---|---|\n",
+         From the first freeze to the return of the last thaw, with writers in the requester's own process that hold \
+         nothing, and nothing to cut. Goal: ≤ 1 ms a writer.\n\n\
+         | writers | rounds | barrier ms | µs a writer | |\n|---|---|---|---|---|\n",
     );
-    for (count, children) in
-        [(1, false), (10, false), (100, false), (1000, false), (1, true), (10, true), (100, true)]
-    {
-        let rounds = if children { ROUNDS_OF_CHILDREN } else { ROUNDS };
+    for count in [1, 10, 100, 1000] {
         let mut took = Samples::default();
         // The first round warms up.
-        for round in 0..=rounds {
-            let ms = runtime.block_on(once(count, children))?;
+        for round in 0..=ROUNDS {
+            let ms = runtime.block_on(once(count))?;
             if round > 0 {
                 took.push(ms);
             }
         }
-        let each = took.median() / count as f64;
-        let place = if children { "child processes" } else { "in process" };
+        let each = took.median() / f64::from(count);
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "| {count} | {place} | {} | {took:.3} | {:.1} | {} |",
+            "| {count} | {} | {took:.3} | {:.1} | {} |",
             took.len(),
             each * 1e3,
             verdict(each <= 1.0),
@@ -52,12 +46,16 @@ pub fn run() -> Result<String, BenchError> {
     Ok(text)
 }
 
-async fn once(count: usize, children: bool) -> Result<f64, BenchError> {
-    let mut members: Vec<Member> = Vec::with_capacity(count);
+async fn once(count: u32) -> Result<f64, BenchError> {
+    let mut members = Vec::new();
     for number in 0..count {
-        let id = format!("w{number}");
-        members.push(if children { no_op::in_child(id).await? } else { no_op::in_process(id).await? });
+        members.push(no_op::in_process(format!("w{number}"), Fault::None).await?);
     }
+    barrier_ms(members).await
+}
+
+/// Freezes and thaws `members`, which are ready for it.
+pub async fn barrier_ms(mut members: Vec<Member>) -> Result<f64, BenchError> {
     let mut log = EventLog::in_memory();
     let begun = Instant::now();
     let cut = barrier::cut(&mut members, Uuid::nil(), &mut log, async |_| Ok::<_, Infallible>(())).await;

@@ -4,7 +4,7 @@
 //! No test: nothing fails here because a machine is slow; a goal that is missed says so in the table.
 //!
 //! ```text
-//! ratios [--write FILE] [window] [throughput] [barrier]     all three without a name
+//! ratios [--write FILE] [window] [throughput] [barrier] [protocol]     all of them without a name
 //! ```
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
@@ -14,6 +14,7 @@ mod error;
 mod machine;
 mod measured;
 mod no_op;
+mod protocol;
 mod stats;
 mod throughput;
 mod tree;
@@ -77,8 +78,12 @@ fn run(arguments: &[String]) -> Result<(), BenchError> {
 
 type Section = fn() -> Result<String, BenchError>;
 
-const SECTIONS: [(&str, Section); 3] =
-    [("window", window::run), ("throughput", throughput::run), ("barrier", barrier::run)];
+const SECTIONS: [(&str, Section); 4] = [
+    ("window", window::run),
+    ("throughput", throughput::run),
+    ("barrier", barrier::run),
+    ("protocol", protocol::run),
+];
 
 const HEAD: &str = "\
 # Benchmarks

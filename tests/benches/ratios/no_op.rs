@@ -20,27 +20,47 @@ const BUDGET: Duration = Duration::from_secs(30);
 static DESCRIPTOR: WriterDescriptor = WriterDescriptor {
     name: TYPE,
     summary: "holds nothing",
-    build: |config| Ok(Box::new(InMemory::new(config.id, Fault::None))),
+    build: |config| {
+        let fault = if config.settings == slow() { Fault::FreezeSlow } else { Fault::None };
+        Ok(Box::new(InMemory::new(config.id, fault)))
+    },
 };
 
 /// A member of a session that is ready to be frozen, in this process.
-pub async fn in_process(id: String) -> Result<Member, BenchError> {
-    let writer = InMemory::new(id, Fault::None);
+pub async fn in_process(id: String, fault: Fault) -> Result<Member, BenchError> {
+    let writer = InMemory::new(id, fault);
     ready(&writer, writer.participant()).await
 }
 
-/// The same in a process of its own, spoken to in the protocol.
-pub async fn in_child(id: String) -> Result<Member, BenchError> {
+/// The settings of one whose freeze takes no time.
+pub fn plain() -> serde_json::Value {
+    serde_json::json!({})
+}
+
+/// The settings of a writer whose freeze takes [`holdfast_writer_api::testing::SLOW_FREEZE`].
+pub fn slow() -> serde_json::Value {
+    serde_json::json!({ "slow": true })
+}
+
+/// A part in a backup, in a process of its own that is spoken to in the protocol.
+pub async fn participant(
+    id: &str,
+    settings: serde_json::Value,
+) -> Result<Box<dyn BackupParticipant>, BenchError> {
     let program = std::env::current_exe().map_err(BenchError::io("find this program"))?;
-    let launcher = Launcher::new(program, [SERVE]);
-    let writer = RemoteWriter::new(launcher, &*id, TYPE, serde_json::json!({}));
+    let writer = RemoteWriter::new(Launcher::new(program, [SERVE]), id, TYPE, settings);
     let request = BackupRequest {
         set: Uuid::nil(),
         backup_type: BackupType::Full,
         components: Vec::new(),
         previous_stamps: BTreeMap::new(),
     };
-    let participant = writer.begin_backup(request).await?;
+    Ok(writer.begin_backup(request).await?)
+}
+
+/// As [`in_process`], in a process of its own.
+pub async fn in_child(id: String, settings: serde_json::Value) -> Result<Member, BenchError> {
+    let participant = participant(&id, settings).await?;
     ready(&InMemory::new(id, Fault::None), participant).await
 }
 
