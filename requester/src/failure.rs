@@ -245,6 +245,7 @@ pub fn writer_exit(error: &WriterError) -> Exit {
         WriterError::Rejected { .. }
         | WriterError::Denied { .. }
         | WriterError::WrongState { .. }
+        | WriterError::Skipped { .. }
         | WriterError::Unsupported { .. } => Exit::Refused,
         _ => Exit::Failed,
     }

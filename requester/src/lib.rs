@@ -23,5 +23,6 @@ pub mod provider;
 pub mod repository;
 pub mod restore;
 pub mod session;
+mod shell;
 pub mod volume;
 pub mod writers;

@@ -421,6 +421,11 @@ exit: 2
 error: there is no writer `shop`; configured are: data
 state: nothing was changed
 "#);
+    insta::assert_snapshot!(told(&world, &["backup", "--allow-incomplete", "dta"])?, @r#"
+exit: 2
+error: --allow-incomplete: there is no writer `dta`; configured are: data
+state: nothing was changed
+"#);
     fs::rename(&folder, world.root().join("away")).expect("moved away");
     insta::assert_snapshot!(told(&world, &["backup"])?, @r#"
 exit: 4

@@ -46,7 +46,7 @@ fn a_holder_of_another_user_is_still_held_for_whoever_may_not_end_it() -> Tested
     let world = Holdfast::new()?;
     let mut holder = Sleeper(Command::new("sleep").arg("600").process_group(0).spawn().expect("a process"));
     let runtime = world.runtime_dir();
-    Holders::new(Uuid::now_v7(), [("app".into(), holder.0.id())]).record(&runtime).expect("recorded");
+    Holders::new(Uuid::now_v7(), [("app".into(), holder.0.id(), None)]).record(&runtime).expect("recorded");
 
     // The folder is root's alone, as it is made: not even the names are seen.
     let run = Holdfast::run_command(world.command_as(NOBODY, ["thaw", "--all"])?)?;

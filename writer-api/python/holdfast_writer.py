@@ -318,6 +318,10 @@ class NotResponding(WriterError):
     """The application, or the writer's own code, failed in a way that nobody foresaw. Nothing is held."""
 
 
+class Skipped(WriterError):
+    """It takes no part this time. Without it there is a set only where the user has allowed that by the writer's name."""
+
+
 class StuckFrozen(WriterError):
     """Thaw could not be confirmed: the application may still be held."""
 
@@ -1087,7 +1091,7 @@ error InvalidParameter (parameter: string)
 WRITER = Interface("""\
 interface io.holdfast.Writer
 method Hello(protocol: string, requester: ?string, features: ?[]string, id: string, writer_type: string, settings:
-  object) -> (protocol: string, program: ?string, version: ?string, features: ?[]string)
+  object) -> (protocol: string, program: ?string, version: ?string, features: ?[]string, guardian: ?int)
 method Identify() -> (metadata: WriterMetadata)
 method BeginBackup(set: string, backup_type: BackupType, components: []ComponentRef, previous_stamps:
   ?[string]string) -> ()
@@ -1165,6 +1169,7 @@ error Key (cause: Cause)
 error ChainBroken (cause: Cause)
 error Unsupported (what: string)
 error NotResponding (cause: Cause)
+error Skipped (cause: Cause)
 error StuckFrozen (cause: Cause)
 error VersionMismatch (speaks: string)
 error OutOfOrder (method: string, state: string)

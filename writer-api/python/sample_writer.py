@@ -98,6 +98,7 @@ class Sample(Writer):
             "Denied": PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
             "OutOfResources": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
             "NotResponding": KeyError("x"),
+            "Skipped": api.Skipped("not today"),
         }[name]
 
     def fill(self, write):

@@ -172,6 +172,7 @@ class Conversation(Case):
             "Denied": {"cause": {"message": "PermissionError: [Errno 13] Permission denied"}},
             "OutOfResources": {"cause": {"message": "OSError: [Errno 28] No space left on device"}},
             "NotResponding": {"cause": {"message": "KeyError: 'x'"}},
+            "Skipped": {"cause": {"message": "not today"}},
         }
         subject = self.subject()
         subject.begin_backup()

@@ -191,6 +191,16 @@ pub enum WriterError {
         #[source]
         cause: Cause,
     },
+    /// It takes no part this time, as it says itself: the application is not there, or has nothing to hold. A writer that
+    /// is expected and absent is a failure, unless the user allowed that by name.
+    #[error("`{writer}` takes no part")]
+    Skipped {
+        /// The writer's id.
+        writer: String,
+        /// Why.
+        #[source]
+        cause: Cause,
+    },
     /// Thaw could not be confirmed: the application may still be held. Someone must look.
     #[error("`{writer}` may still be frozen")]
     StuckFrozen {
@@ -267,6 +277,7 @@ impl WriterError {
             | Self::Denied { .. }
             | Self::WrongState { .. }
             | Self::Key { .. }
+            | Self::Skipped { .. }
             | Self::ChainBroken { .. } => Retry::AfterChange,
             Self::RecoveryFailed { .. }
             | Self::PartialFailure { .. }
@@ -293,6 +304,7 @@ impl WriterError {
             | Self::RecoveryFailed { .. }
             | Self::PartialFailure { .. }
             | Self::Unsupported { .. }
+            | Self::Skipped { .. }
             | Self::NotResponding { .. } => Reaction::AbortSet,
         }
     }
@@ -314,6 +326,7 @@ impl WriterError {
             | Self::ChainBroken { writer, .. }
             | Self::Unsupported { writer, .. }
             | Self::NotResponding { writer, .. }
+            | Self::Skipped { writer, .. }
             | Self::StuckFrozen { writer, .. } => writer,
         }
     }

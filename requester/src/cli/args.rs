@@ -311,6 +311,14 @@ pub enum WriterCommand {
     /// Checks a writer by the rules for writers, on a sample application that is watched
     #[command(after_help = WRITER_TEST_HELP)]
     Test(WriterTestArgs),
+    /// Makes a writer of a script, which is called with one word: describe, freeze, thaw, online
+    #[command(after_help = SHELL)]
+    Shell {
+        /// The script
+        script: PathBuf,
+    },
+    #[command(hide = true)]
+    Guard { script: PathBuf },
 }
 
 const WRITER_TEST_HELP: &str = "\
@@ -360,6 +368,17 @@ fn parse_rule(text: &str) -> Result<&'static Rule, String> {
     testkit::rule(text)
         .ok_or_else(|| format!("there is no such rule; there are W1 to W{}", testkit::RULES.len()))
 }
+
+const SHELL: &str = "\
+Started by a requester, most simply as the first line of the script itself:
+  #!/usr/bin/env -S holdfast writer shell
+
+The script is called with one word. Exit status 0 is done, 75 that it takes no part, anything else: no set is made.
+  describe   prints TOML: paths = ['/srv/app'], and if wanted name, version, exclude, level, budget, service
+  freeze     holds the application
+  thaw       releases it; run after every freeze, whoever was killed, and again until it succeeds
+  online     0 the application is up, 3 it is down
+docs/writing-a-writer.md has the rest.";
 
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {

@@ -55,6 +55,8 @@ pub async fn make(context: &Context, args: BackupArgs) -> Result<Made, Failure> 
             pause::at(&context.paths, name);
         },
     };
+    // Of a guardian that has lost its writer we learn only as its parent whether it was killed. Without, nothing else changes.
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let interrupted = "no set was made";
     interruptible(crate::session::backup(&environment, &options), context, interrupted, &stored).await
 }

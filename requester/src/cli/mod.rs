@@ -17,6 +17,7 @@ mod restore;
 mod thaw;
 mod writer_test;
 
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use crate::failure::{Exit, Failure, NOTHING_CHANGED};
@@ -36,6 +37,8 @@ pub fn run() -> ExitCode {
     let done = match cli.command {
         // A writer's process has a runtime of its own, and no other threads.
         Command::Writer(WriterCommand::Serve { r#type }) => serve(&r#type),
+        Command::Writer(WriterCommand::Shell { script }) => shell(&script),
+        Command::Writer(WriterCommand::Guard { script }) => return crate::shell::guard(&script),
         Command::Thaw { all: _ } => thaw::thaw_all(&context).map(|()| Exit::Ok),
         Command::DemoApp { name, dir } => demo::app(&name, &dir),
         command @ Command::Writer(WriterCommand::Test(_)) => {
@@ -87,22 +90,35 @@ async fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> 
         Command::Config(command) => config::run(context, command).await.map(|()| Exit::Ok),
         Command::Key(command) => key::run(context, command).await.map(|()| Exit::Ok),
         Command::Writer(WriterCommand::Test(args)) => writer_test::run(context, args).await,
-        Command::Thaw { .. } | Command::Writer(WriterCommand::Serve { .. }) | Command::DemoApp { .. } => {
-            Ok(Exit::Ok)
-        }
+        // Done before there is a runtime.
+        Command::Thaw { .. } | Command::Writer(_) | Command::DemoApp { .. } => Ok(Exit::Ok),
     }
 }
 
-fn serve(writer_type: &str) -> Result<Exit, Failure> {
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-        Failure::new(Exit::Usage, "this is no place to serve a writer", error, NOTHING_CHANGED)
-            .help("`holdfast backup` starts writers itself; they get a socket as standard input")
+fn no_place(error: protocol::ServeError) -> Failure {
+    Failure::new(Exit::Usage, "this is no place to serve a writer", error, NOTHING_CHANGED)
+        .help("`holdfast backup` starts writers itself; they get a socket as standard input")
+}
+
+fn shell(script: &std::path::Path) -> Result<Exit, Failure> {
+    let of = script.to_owned();
+    let guardian = move || {
+        // This very program, also if an update has put another one in its place meanwhile; and not by its name: whoever
+        // ends all processes that are called so does not mean to leave an application held.
+        let mut guardian = std::process::Command::new("/proc/self/exe");
+        guardian.arg0("thaw-guardian").args(["writer", "guard"]).arg(&of);
+        guardian
     };
+    crate::shell::serve(script, guardian).map_err(no_place)?;
+    Ok(Exit::Ok)
+}
+
+fn serve(writer_type: &str) -> Result<Exit, Failure> {
     let registry = Registry::linked()?;
     let program = protocol::Program::new("holdfast", env!("CARGO_PKG_VERSION"));
     protocol::socket_on_stdin()
         .and_then(|socket| protocol::serve(&registry, program, writer_type, socket))
-        .map_err(|error| failed(error.into()))?;
+        .map_err(no_place)?;
     Ok(Exit::Ok)
 }
 

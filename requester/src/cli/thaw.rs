@@ -36,17 +36,22 @@ pub fn thaw_all(context: &Context) -> Result<(), Failure> {
             Released::WasNotHeld => "was not held any more",
             Released::StillHeld => "STILL HELD",
             Released::NotPermitted => "STILL HELD, not permitted to end it",
+            Released::NotThawed => "STILL HELD, its guardian still tries to thaw it",
+            Released::Lost => "MAY STILL BE HELD, its guardian was killed",
         };
-        context.output.line(format!("{}: {word} (process {})", holder.writer, holder.pid));
+        context.output.line(format!("{}: {word} (process {})", holder.writer, who(holder, *released)));
     }
     if outcome.is_empty() {
         context.output.line("no holder is on record: nothing is held by Holdfast");
     }
-    if outcome.iter().any(|(_, released)| released.may_be_held()) {
-        return Err(still_held(&outcome));
-    }
-    if let Some(recorded) = recorded {
+    let mut held = outcome.iter().filter(|(_, released)| released.may_be_held());
+    // Of one that is lost there is nothing more to be done here: it is told of once.
+    if let (Some(recorded), true) = (recorded, held.clone().all(|(_, released)| *released == Released::Lost))
+    {
         Holders::forget(&context.paths.runtime, recorded.set);
+    }
+    if held.next().is_some() {
+        return Err(still_held(&outcome));
     }
     let documents: Vec<_> = outcome
         .iter()
@@ -56,21 +61,43 @@ pub fn thaw_all(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The process to look at.
+fn who(holder: &Holder, released: Released) -> u32 {
+    match (&holder.guardian, released) {
+        (Some(guardian), Released::NotThawed) => guardian.pid,
+        _ => holder.pid,
+    }
+}
+
 fn still_held(outcome: &[(Holder, Released)]) -> Failure {
     let named = |wanted: fn(Released) -> bool| -> String {
         let chosen = outcome.iter().filter(|(_, released)| wanted(*released));
-        let names: Vec<_> = chosen.map(|(h, _)| format!("`{}` (process {})", h.writer, h.pid)).collect();
+        let names: Vec<_> = chosen.map(|(h, r)| format!("`{}` (process {})", h.writer, who(h, *r))).collect();
         names.join(", ")
     };
     let what = format!("{} could not be released", named(Released::may_be_held));
     let free = named(|released| !released.may_be_held());
-    let state = if free.is_empty() { "STILL HELD".to_owned() } else { format!("STILL HELD; free: {free}") };
-    let (cause, help) = match outcome.iter().any(|(_, released)| *released == Released::NotPermitted) {
-        true => ("the process belongs to another user, and was not ended", AS_THE_OWNER),
-        false => (
+    let sure = outcome.iter().any(|(_, released)| released.may_be_held() && *released != Released::Lost);
+    let held = if sure { "STILL HELD" } else { "MAY STILL BE HELD" };
+    let state = if free.is_empty() { held.to_owned() } else { format!("{held}; free: {free}") };
+    let any = |wanted: Released| outcome.iter().any(|(_, released)| *released == wanted);
+    let (cause, help) = if any(Released::NotPermitted) {
+        ("the process belongs to another user, and was not ended", AS_THE_OWNER)
+    } else if any(Released::StillHeld) {
+        (
             "the process was killed and waits in the kernel, most likely on a frozen or lost disk",
             "look at the disk it waits for (`cat /proc/PID/stack`), then run this again",
-        ),
+        )
+    } else if any(Released::NotThawed) {
+        (
+            "the writer is gone, and the script that is to thaw its application fails; it is tried again and again",
+            "make the script's `thaw` succeed, or release the application by hand; then run this again",
+        )
+    } else {
+        (
+            "the writer and its guardian were both killed, so nobody is left who would thaw",
+            "run `thaw` of its script by hand, or release the application yourself; this is told once",
+        )
     };
     Failure::new(Exit::ThawNotConfirmed, what, cause, state).help(help)
 }

@@ -35,6 +35,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     }
     let mut config = Config::default();
     let mut set_by: [Option<PathBuf>; 5] = Default::default();
+    let mut allowed_at = None;
     for file in files(path)? {
         check_trusted(&file).map_err(ConfigError::Untrusted)?;
         let text = read(&file)?;
@@ -59,6 +60,9 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
         once(2, "backup", parsed.backup.is_some())?;
         once(3, "keep", parsed.keep.is_some())?;
         once(4, "plugins", parsed.plugins.is_some())?;
+        if parsed.backup.is_some() {
+            allowed_at = Some((file.clone(), line_of_key(&text, "backup", "allow-incomplete")));
+        }
         config.repository = parsed.repository.unwrap_or(config.repository);
         config.recovery = parsed.recovery.unwrap_or(config.recovery);
         config.backup = parsed.backup.unwrap_or(config.backup);
@@ -81,7 +85,21 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
             config.writers.push(entry);
         }
     }
-    Ok(config)
+    let ids: Vec<_> = config.writers.iter().map(|writer| writer.id.as_str()).collect();
+    let unknown = config.backup.allow_incomplete.iter().find(|id| !ids.contains(&id.as_str()));
+    match (unknown, allowed_at) {
+        // Whoever is meant by it would not be allowed to fail, and that would show on the day that it does.
+        (Some(unknown), Some((file, line))) => Err(ConfigError::Invalid {
+            file,
+            line,
+            key: Some("allow-incomplete".into()),
+            problem: format!(
+                "`allow-incomplete` of [backup]: there is no writer `{unknown}`; configured are: {}",
+                ids.join(", ")
+            ),
+        }),
+        _ => Ok(config),
+    }
 }
 
 fn files(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
@@ -188,6 +206,11 @@ fn line_of_table(text: &str, table: &str) -> usize {
     1 + text.lines().position(|line| line.trim() == header).unwrap_or(0)
 }
 
+fn line_of_key(text: &str, table: &str, key: &str) -> usize {
+    let from = line_of_table(text, table);
+    from + text.lines().skip(from).position(|line| line.trim_start().starts_with(key)).map_or(0, |at| at + 1)
+}
+
 fn from_toml(file: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     let at = error.span().map_or(0, |span| span.start);
     let line = line_at(text, at);
@@ -256,6 +279,12 @@ mod tests {
 
         let (_, key, _) = complaint("[[writer]]\nid = \"../a\"\ntype = \"x\"\n");
         assert_eq!(key.as_deref(), Some("id"));
+
+        let (line, key, problem) = complaint(
+            "[[writer]]\nid = \"a\"\ntype = \"x\"\n[backup]\nfreeze-budget = \"1s\"\nallow-incomplete = [\"a\", \"b\"]\n",
+        );
+        assert_eq!((line, key.as_deref()), (6, Some("allow-incomplete")));
+        assert!(problem.contains("there is no writer `b`; configured are: a"), "{problem}");
     }
 
     #[test]

@@ -85,7 +85,8 @@ pub struct BackupOptions {
 }
 
 impl BackupOptions {
-    /// Refuses a writer that is named and not configured, and a backup of nobody. Touches nothing.
+    /// Refuses a writer that is named and not configured, be it to take part or to be allowed to fail, and a backup of
+    /// nobody. Touches nothing.
     ///
     /// # Errors
     /// [`Exit::Usage`].
@@ -95,10 +96,13 @@ impl BackupOptions {
                 .help("`holdfast config generate` shows how a [[writer]] is written"));
         }
         let ids: Vec<_> = configured.iter().map(|writer| writer.entry.id.as_str()).collect();
-        match self.writers.iter().find(|id| !ids.contains(&id.as_str())) {
+        let named = self.writers.iter().map(|id| ("", id));
+        let allowed = self.allow_incomplete.iter().map(|id| ("--allow-incomplete: ", id));
+        match named.chain(allowed).find(|(_, id)| !ids.contains(&id.as_str())) {
             None => Ok(()),
-            Some(unknown) => {
-                let what = format!("there is no writer `{unknown}`; configured are: {}", ids.join(", "));
+            Some((option, unknown)) => {
+                let what =
+                    format!("{option}there is no writer `{unknown}`; configured are: {}", ids.join(", "));
                 Err(Failure::refused(Exit::Usage, what))
             }
         }

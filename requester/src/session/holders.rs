@@ -27,6 +27,31 @@ pub struct Holder {
     pub pid: u32,
     /// When that process started, in clock ticks since boot: another process of that number is not it.
     pub started: u64,
+    /// The process that releases the application once that one is gone, and then ends. Never ended by us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guardian: Option<Guardian>,
+}
+
+/// A process that thaws after a holder's end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guardian {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, as for the holder.
+    pub started: u64,
+    /// Its session saw that it was killed before it had thawed.
+    #[serde(default)]
+    pub killed: bool,
+}
+
+impl Guardian {
+    fn of(pid: u32) -> Option<Self> {
+        start_time(pid).map(|started| Self { pid, started, killed: false })
+    }
+
+    fn is_there(&self) -> bool {
+        start_time(self.pid) == Some(self.started)
+    }
 }
 
 /// The holders of the session that runs, or of the last one that died.
@@ -51,6 +76,11 @@ pub enum Released {
     StillHeld,
     /// It belongs to another user, and we may not end it. Its application may be held.
     NotPermitted,
+    /// It is gone, and its guardian still tries to thaw the application.
+    NotThawed,
+    /// It is gone, and its guardian was killed before it had thawed: the application may be held, and nobody is left who
+    /// would release it.
+    Lost,
 }
 
 impl Released {
@@ -58,7 +88,7 @@ impl Released {
     pub const fn may_be_held(self) -> bool {
         match self {
             Self::Released | Self::WasNotHeld => false,
-            Self::StillHeld | Self::NotPermitted => true,
+            Self::StillHeld | Self::NotPermitted | Self::NotThawed | Self::Lost => true,
         }
     }
 }
@@ -67,6 +97,23 @@ impl Holder {
     /// Whether the process is there, and not another one of that number.
     fn is_there(&self) -> bool {
         start_time(self.pid) == Some(self.started)
+    }
+
+    /// Whether its guardian is at work.
+    fn is_guarded(&self) -> bool {
+        self.guardian.as_ref().is_some_and(Guardian::is_there)
+    }
+
+    /// Ends it if it is there.
+    fn end(&self) -> Released {
+        match (self.is_there(), self.is_guarded()) {
+            (true, _) => self.kill(),
+            (false, true) => Released::NotThawed,
+            (false, false) if self.guardian.as_ref().is_some_and(|guardian| guardian.killed) => {
+                Released::Lost
+            }
+            (false, false) => Released::WasNotHeld,
+        }
     }
 
     /// What killing it came to so far.
@@ -84,11 +131,14 @@ impl Holder {
 }
 
 impl Holders {
-    /// The holders of `set`, from their process numbers.
-    pub fn new(set: Uuid, processes: impl IntoIterator<Item = (String, u32)>) -> Self {
+    /// The holders of `set`: each writer, its process, and its guardian's if it has one.
+    pub fn new(set: Uuid, processes: impl IntoIterator<Item = (String, u32, Option<u32>)>) -> Self {
         let holders = processes
             .into_iter()
-            .filter_map(|(writer, pid)| start_time(pid).map(|started| Holder { writer, pid, started }))
+            .filter_map(|(writer, pid, guardian)| {
+                let guardian = guardian.and_then(Guardian::of);
+                start_time(pid).map(|started| Holder { writer, pid, started, guardian })
+            })
             .collect();
         Self { schema: SCHEMA.into(), set, holders }
     }
@@ -129,15 +179,37 @@ impl Holders {
         }
     }
 
-    /// Ends them all, and waits at most 1.5 s until each is gone.
+    /// Takes note of guardians that are gone while their writers are `stuck`: they were killed. Records that.
+    pub fn lost_guardians<'a>(&mut self, stuck: impl IntoIterator<Item = &'a str>, runtime_dir: &Path) {
+        let mut lost = false;
+        for writer in stuck {
+            for holder in self.holders.iter_mut().filter(|holder| holder.writer == writer) {
+                if let Some(guardian) = holder.guardian.as_mut().filter(|guardian| !guardian.is_there()) {
+                    (guardian.killed, lost) = (true, true);
+                }
+            }
+        }
+        if lost {
+            // The person is told in any case.
+            let _ = self.record(runtime_dir);
+        }
+    }
+
+    /// Ends them all, and waits at most 1.5 s until each is gone, and its guardian after it.
     pub fn end(&self) -> Vec<(Holder, Released)> {
-        let end = |holder: &Holder| if holder.is_there() { holder.kill() } else { Released::WasNotHeld };
-        let mut outcome: Vec<_> = self.holders.iter().map(|holder| (holder.clone(), end(holder))).collect();
+        let mut outcome: Vec<_> = self.holders.iter().map(|holder| (holder.clone(), holder.end())).collect();
         let until = Instant::now() + PATIENCE;
         loop {
             let mut waiting = false;
-            for (holder, released) in outcome.iter_mut().filter(|(_, released)| released.may_be_held()) {
-                if holder.is_there() { waiting = true } else { *released = Released::Released }
+            for (holder, released) in outcome.iter_mut() {
+                if matches!(released, Released::Released | Released::WasNotHeld | Released::Lost) {
+                    continue;
+                }
+                match (holder.is_there(), holder.is_guarded()) {
+                    (false, false) => *released = Released::Released,
+                    (false, true) => (waiting, *released) = (true, Released::NotThawed),
+                    (true, _) => waiting = true,
+                }
             }
             if !waiting || Instant::now() >= until {
                 return outcome;
@@ -157,8 +229,8 @@ impl KillOnDrop {
     }
 
     /// They were thawed, or told to.
-    pub fn disarm(mut self) {
-        self.0 = None;
+    pub fn disarm(mut self) -> Option<Holders> {
+        self.0.take()
     }
 }
 
@@ -180,7 +252,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sleeper = || std::process::Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
         let (mut ours, mut stranger) = (sleeper(), sleeper());
-        let mut holders = Holders::new(Uuid::nil(), [("a".into(), ours.id()), ("b".into(), stranger.id())]);
+        let mut holders =
+            Holders::new(Uuid::nil(), [("a".into(), ours.id(), None), ("b".into(), stranger.id(), None)]);
         holders.holders[1].started += 1;
         holders.record(dir.path()).unwrap();
         let ended = Holders::recorded(dir.path()).unwrap().unwrap().end();
@@ -198,7 +271,7 @@ mod tests {
     fn the_record_of_a_session_that_began_meanwhile_stays() {
         let dir = tempfile::tempdir().unwrap();
         let [dead, next] = [Uuid::now_v7(), Uuid::now_v7()];
-        let holders = |set| Holders::new(set, [("a".into(), std::process::id())]);
+        let holders = |set| Holders::new(set, [("a".into(), std::process::id(), None)]);
         holders(dead).record(dir.path()).unwrap();
         holders(next).record(dir.path()).unwrap();
         Holders::forget(dir.path(), dead);

@@ -130,6 +130,15 @@ fn holders(paths: &Paths) -> Leftovers {
                 Released::StillHeld => {
                     format!("STILL HELD: process {} was killed, and waits in the kernel", holder.pid)
                 }
+                Released::NotThawed => {
+                    let guardian = holder.guardian.as_ref().map_or(0, |guardian| guardian.pid);
+                    format!("STILL HELD: process {guardian} tries to thaw it, so far in vain")
+                }
+                Released::Lost => {
+                    "MAY STILL BE HELD: its guardian was killed, so release it by hand; then run \
+                                   `holdfast thaw --all`"
+                        .to_owned()
+                }
                 Released::NotPermitted => {
                     format!("STILL HELD: process {} belongs to another user", holder.pid)
                 }

@@ -103,6 +103,11 @@ impl Member {
         self.participant.holder()
     }
 
+    /// The process that releases its hold when that one's end does not.
+    pub fn guardian(&self) -> Option<u32> {
+        self.participant.guardian()
+    }
+
     /// Kept free at the end of the budget for the thaw, which may take 100 ms by the contract.
     pub fn thaw_reserve(&self) -> Duration {
         (self.budget / 8).clamp(Duration::from_millis(10), Duration::from_millis(100))

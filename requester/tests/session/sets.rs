@@ -69,7 +69,7 @@ async fn what_a_dead_session_left_is_in_the_log_of_the_next() {
     let scene = Scene::new();
     let mut holder = std::process::Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
     let dead = uuid::Uuid::now_v7();
-    Holders::new(dead, [("b".into(), holder.id())]).record(&scene.paths.runtime).unwrap();
+    Holders::new(dead, [("b".into(), holder.id(), None)]).record(&scene.paths.runtime).unwrap();
     let set = scene.backup(&[scene.writer("a", Fault::None)], &BackupOptions::default()).await.unwrap();
     holder.wait().unwrap();
     let sentences = [

@@ -101,6 +101,9 @@ impl RemoteWriter {
             let why = format!("it speaks protocol {theirs}, we speak {}", Version::OURS);
             return Err(WriterError::rejected(id, why));
         }
+        if let Some(guardian) = reply.guardian {
+            process.guarded_by(guardian)?;
+        }
         Ok((process, Features { descriptors: reply.features.iter().any(|name| name == DESCRIPTORS) }))
     }
 }
@@ -188,8 +191,8 @@ impl BackupParticipant for RemoteParticipant {
             // Whatever went wrong, its end releases; that it was necessary is the backup's failure.
             Err(error) => {
                 self.process.end().await?;
-                // One that said it may still hold has ended since: it does not.
                 if let WriterError::StuckFrozen { writer, cause } = error {
+                    // It has ended since, and its guardian has thawed, if it had one: now nothing is held.
                     return Err(WriterError::NotResponding { writer, cause });
                 }
                 Err(error)
@@ -218,6 +221,10 @@ impl BackupParticipant for RemoteParticipant {
 
     fn holder(&self) -> Option<u32> {
         Some(self.process.pid())
+    }
+
+    fn guardian(&self) -> Option<u32> {
+        self.process.guardian()
     }
 
     async fn seal_keys(&mut self, recipients: &[String]) -> Result<Vec<SealedKey>, WriterError> {

@@ -45,6 +45,10 @@ pub struct HelloReply {
     /// What it can beyond the first form of the protocol.
     #[serde(default)]
     pub features: Vec<String>,
+    /// A process that releases whatever the writer held once the writer is gone, and then ends. The requester says
+    /// "released" only after its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guardian: Option<u32>,
 }
 
 /// A call. Methods of a participant need a `BeginBackup` or `BeginRestore` before them.

@@ -16,6 +16,7 @@ mod descriptors;
 mod dispatch;
 mod group;
 mod guard;
+mod guardian;
 mod launcher;
 pub mod message;
 mod proc;
@@ -36,7 +37,7 @@ pub use launcher::Launcher;
 pub use message::{Call, DESCRIPTORS, Hello, HelloReply};
 pub use program::main;
 pub use said::{Said, SaidLine};
-pub use server::{Program, ServeError, serve, socket_on_stdin};
+pub use server::{Program, ServeError, serve, serve_with, socket_on_stdin};
 pub use text::shown;
 pub use version::{NoVersion, Version};
 

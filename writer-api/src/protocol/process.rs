@@ -10,6 +10,7 @@ use super::codec::FrameError;
 use super::conversation::Conversation;
 use super::descriptors;
 use super::group::{Group, Step};
+use super::guardian::{Fate, Guardian};
 use super::launcher::{Launcher, Started};
 use super::message::{Call, Opened};
 use super::said::Ear;
@@ -23,11 +24,16 @@ const REAP_IN_DROP: Duration = Duration::from_millis(500);
 /// How long a process whose socket closed may take to show how it ended, which says more.
 const LAST_BREATH: Duration = Duration::from_millis(20);
 
+/// How often a guardian at work is looked at.
+const GUARDIAN_POLL: Duration = Duration::from_millis(2);
+
 /// A child and its socket. Dropping it ends the child and waits until nobody is left.
 pub struct Process {
     writer: String,
     conversation: Conversation,
     group: Group,
+    /// Who has to be gone as well before anything is released.
+    guardian: Option<Guardian>,
     /// Readable once the child has ended, so that this is seen in the middle of a call too.
     exit: AsyncFd<OwnedFd>,
     ear: Ear,
@@ -47,7 +53,8 @@ impl Process {
         let parts = watched.and_then(|exit| Ok((exit, Conversation::new(socket)?)));
         match parts {
             Ok((exit, conversation)) => {
-                Ok(Self { writer: writer.to_owned(), conversation, group, exit, ear, broken: false })
+                let writer = writer.to_owned();
+                Ok(Self { writer, conversation, group, guardian: None, exit, ear, broken: false })
             }
             Err(error) => {
                 group.kill();
@@ -64,6 +71,24 @@ impl Process {
     /// Its number.
     pub fn pid(&self) -> u32 {
         self.group.pid()
+    }
+
+    /// Takes note of the process that thaws what this one holds.
+    ///
+    /// # Errors
+    /// [`WriterError::NotResponding`]: there is no such process.
+    pub fn guarded_by(&mut self, guardian: u32) -> Result<(), WriterError> {
+        self.guardian = Some(Guardian::of(guardian).map_err(|error| {
+            self.broke_off(format!(
+                "it names process {guardian} as its guardian, which cannot be watched: {error}"
+            ))
+        })?);
+        Ok(())
+    }
+
+    /// The process that thaws what this one holds, if there is one.
+    pub fn guardian(&self) -> Option<u32> {
+        self.guardian.as_ref().map(Guardian::pid)
     }
 
     /// Whether only its end is left.
@@ -187,10 +212,20 @@ impl Process {
         let stuck =
             |why: String| WriterError::StuckFrozen { writer: self.writer.clone(), cause: Cause::new(why) };
         match self.group.step(&self.conversation).map_err(stuck)? {
-            Step::Gone => {
-                self.ear.finish();
-                Ok(None)
-            }
+            Step::Gone => match self.guardian.as_mut().map(|guardian| (guardian.pid(), guardian.fate())) {
+                None | Some((_, Fate::Done)) => {
+                    self.ear.finish();
+                    Ok(None)
+                }
+                // It has heard of that end, and works on it.
+                Some((_, Fate::AtWork)) if Instant::now() < until => Ok(Some(GUARDIAN_POLL)),
+                Some((pid, Fate::AtWork)) => {
+                    Err(stuck(format!("its guardian, process {pid}, still tries to thaw")))
+                }
+                Some((pid, Fate::Killed(how))) => Err(stuck(format!(
+                    "it is gone, and its guardian, process {pid}, {how} before it had thawed"
+                ))),
+            },
             Step::Wait(_) if Instant::now() >= until => Err(stuck(format!(
                 "process {} was killed, and after {} ms not all of its group is gone",
                 self.group.pid(),

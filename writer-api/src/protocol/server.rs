@@ -16,9 +16,7 @@ use super::guard::{Watchdog, read_calls};
 use super::message::{Call, DESCRIPTORS, Done, Hello, HelloReply, Identified};
 use super::version::Version;
 use super::wire::{Answer, INTERFACE, INTERFACE_TEXT, Request, SERVICE, SERVICE_TEXT, Understood};
-use crate::{
-    BackupParticipant, Registry, RestoreParticipant, Writer, WriterConfig, WriterDescriptor, WriterError,
-};
+use crate::{BackupParticipant, Registry, RestoreParticipant, Writer, WriterConfig, WriterError};
 
 /// Why serving ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -45,12 +43,21 @@ pub struct Program {
     pub name: String,
     /// Its version.
     pub version: String,
+    /// The process that releases what its writer holds once it is gone; see [`HelloReply::guardian`].
+    pub guardian: Option<u32>,
 }
 
 impl Program {
     /// A program's name and version; `env!("CARGO_PKG_NAME")` and `env!("CARGO_PKG_VERSION")` have them.
     pub fn new(name: impl Into<String>, version: impl Into<String>) -> Self {
-        Self { name: name.into(), version: version.into() }
+        Self { name: name.into(), version: version.into(), guardian: None }
+    }
+
+    /// Names the process that thaws whatever becomes of this one.
+    #[must_use]
+    pub fn guarded_by(mut self, guardian: u32) -> Self {
+        self.guardian = Some(guardian);
+        self
     }
 }
 
@@ -80,6 +87,27 @@ pub fn socket_on_stdin() -> Result<OwnedFd, ServeError> {
 /// [`ServeError`]; whatever was held is released by then.
 pub fn serve(registry: &Registry, program: Program, name: &str, socket: OwnedFd) -> Result<(), ServeError> {
     let descriptor = registry.get(name).ok_or_else(|| ServeError::UnknownType { name: name.to_owned() })?;
+    serve_with(program, socket, |hello| {
+        let Hello { id, writer_type, settings, .. } = hello;
+        if writer_type != descriptor.name {
+            let why = format!("this program serves `{}`, not `{writer_type}`", descriptor.name);
+            return Err(WriterError::rejected(id, why));
+        }
+        (descriptor.build)(WriterConfig { id: id.clone(), settings }).map_err(|error| {
+            WriterError::InvalidSetting { writer: id, key: error.key, problem: error.problem }
+        })
+    })
+}
+
+/// As [`serve`], for a program that is the writer of whatever type it is asked for: `build` makes the writer.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_with(
+    program: Program,
+    socket: OwnedFd,
+    build: impl Fn(Hello) -> Result<Box<dyn Writer>, WriterError>,
+) -> Result<(), ServeError> {
     let answers = UnixStream::from(socket);
     // Anything else, a terminal or a file, fails here.
     answers.peer_addr().map_err(ServeError::NoSocket)?;
@@ -87,8 +115,9 @@ pub fn serve(registry: &Registry, program: Program, name: &str, socket: OwnedFd)
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::NoSocket)?;
     let mut calls = read_calls(reader);
+    let name = program.name.clone();
     let mut session = Session {
-        descriptor,
+        build,
         program,
         state: Serving::Nothing,
         passes_descriptors: false,
@@ -104,7 +133,7 @@ pub fn serve(registry: &Registry, program: Program, name: &str, socket: OwnedFd)
             let handling = AssertUnwindSafe(session.handle(request)).catch_unwind();
             let reply = tokio::select! {
                 biased;
-                reply = handling => reply.unwrap_or_else(|panic| panicked(name, &*panic)),
+                reply = handling => reply.unwrap_or_else(|panic| panicked(&name, &*panic)),
                 early = calls.recv() => return match early {
                     None => Ok(()),
                     Some(Ok(_)) => Err(ServeError::Frame(FrameError::OutOfTurn)),
@@ -146,8 +175,8 @@ impl Serving {
     }
 }
 
-struct Session {
-    descriptor: &'static WriterDescriptor,
+struct Session<B> {
+    build: B,
     program: Program,
     state: Serving,
     /// Whether the requester takes descriptors.
@@ -155,7 +184,7 @@ struct Session {
     watchdog: Watchdog,
 }
 
-impl Session {
+impl<B: Fn(Hello) -> Result<Box<dyn Writer>, WriterError>> Session<B> {
     async fn handle(&mut self, request: Request) -> Reply {
         let method = request.method.clone();
         match request.understand() {
@@ -212,13 +241,8 @@ impl Session {
         if Version::OURS.agreed(theirs).is_none() {
             return Answer::version_mismatch();
         }
-        if hello.writer_type != self.descriptor.name {
-            let why = format!("this program serves `{}`, not `{}`", self.descriptor.name, hello.writer_type);
-            return Answer::failure(&WriterError::rejected(hello.id, why));
-        }
         self.passes_descriptors = hello.features.iter().any(|feature| feature == DESCRIPTORS);
-        let id = hello.id.clone();
-        match (self.descriptor.build)(WriterConfig { id: hello.id, settings: hello.settings }) {
+        match (self.build)(hello) {
             Ok(writer) => {
                 self.state = Serving::Writer(writer);
                 Answer::reply(&HelloReply {
@@ -226,13 +250,10 @@ impl Session {
                     program: self.program.name.clone(),
                     version: self.program.version.clone(),
                     features: vec![DESCRIPTORS.to_owned()],
+                    guardian: self.program.guardian,
                 })
             }
-            Err(error) => Answer::failure(&WriterError::InvalidSetting {
-                writer: id,
-                key: error.key,
-                problem: error.problem,
-            }),
+            Err(error) => Answer::failure(&error),
         }
     }
 

@@ -92,6 +92,12 @@ pub trait BackupParticipant: Send {
         None
     }
 
+    /// The process that releases the hold if the holder's end does not: it outlives the holder, thaws, and ends. The
+    /// requester records it beside the holder, waits for it, and never ends it.
+    fn guardian(&self) -> Option<u32> {
+        None
+    }
+
     /// Proves that each key of the named components fits, and seals it to `recipients` (`age1…`).
     ///
     /// Called after `prepare_backup`, if [`crate::Capabilities::keys`].

@@ -159,6 +159,7 @@ impl Application {
         }
         self.begun = Begun::Writer;
         Answer::reply(&HelloReply {
+            guardian: None,
             protocol: Version::OURS.to_string(),
             program: env!("CARGO_PKG_NAME").into(),
             version: env!("CARGO_PKG_VERSION").into(),

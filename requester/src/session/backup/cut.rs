@@ -53,7 +53,7 @@ impl Session<'_> {
     ) -> Result<(Vec<Cut>, Window), Attempt> {
         self.phase("prepare-snapshot");
         let set = self.set;
-        let holders = members.iter().filter_map(|m| m.holder().map(|pid| (m.id.clone(), pid)));
+        let holders = members.iter().filter_map(|m| Some((m.id.clone(), m.holder()?, m.guardian())));
         let holders = Holders::new(set, holders);
         holders.record(&self.env.paths.runtime).map_err(|error| {
             let what = "the holders could not be recorded, so nothing was frozen";
@@ -76,12 +76,16 @@ impl Session<'_> {
             cut
         })
         .await;
-        given_up.disarm();
+        let holders = given_up.disarm();
         if let Err(aborted) = &result
             && !aborted.stuck.is_empty()
         {
             // First of all: whatever follows may wait for the very disk that the holder waits for.
             (self.env.note)(&format!("{}: run `holdfast thaw --all` now", may_be_held(&aborted.stuck)));
+            if let Some(mut holders) = holders {
+                let stuck = aborted.stuck.iter().map(WriterError::writer);
+                holders.lost_guardians(stuck, &self.env.paths.runtime);
+            }
         }
         if let Ok((cuts, _)) = &result {
             // Timed where they happened, and told only now: nothing is recorded during the hold.

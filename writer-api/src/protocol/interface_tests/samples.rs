@@ -212,6 +212,7 @@ fn replies_to(call: &Call) -> Vec<Sample> {
                 program: "holdfast".into(),
                 version: "0.1.0".into(),
                 features: vec![DESCRIPTORS.into()],
+                guardian: Some(4711),
             },
         ),
         Call::Identify {} => reply("Identify", Identified { metadata: metadata() }),
@@ -302,7 +303,8 @@ fn error_after(error: &WriterError) -> Option<WriterError> {
         WriterError::Key { .. } => WriterError::ChainBroken { writer, cause },
         WriterError::ChainBroken { .. } => WriterError::Unsupported { writer, what: "logs".into() },
         WriterError::Unsupported { .. } => WriterError::NotResponding { writer, cause },
-        WriterError::NotResponding { .. } => WriterError::StuckFrozen { writer, cause },
+        WriterError::NotResponding { .. } => WriterError::Skipped { writer, cause },
+        WriterError::Skipped { .. } => WriterError::StuckFrozen { writer, cause },
         WriterError::StuckFrozen { .. } => return None,
     })
 }

@@ -61,6 +61,10 @@ impl<P: BackupParticipant> BackupParticipant for Timed<P> {
         self.inner.holder()
     }
 
+    fn guardian(&self) -> Option<u32> {
+        self.inner.guardian()
+    }
+
     #[cfg(not(feature = "forgetful"))]
     async fn seal_keys(
         &mut self,
