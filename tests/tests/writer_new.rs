@@ -14,6 +14,8 @@ use holdfast_tests::{
 
 type Tested = Result<(), FixtureError>;
 
+const MANUAL: &str = include_str!("../../docs/writing-a-writer.md");
+
 /// A mistake that authors make: in a file, instead of what is there, and the rule that finds it.
 struct Mistake {
     file: &'static str,
@@ -90,6 +92,46 @@ fn a_new_author_gets_along_in_python() -> Tested {
 }
 
 #[test]
+fn a_new_author_gets_along_in_shell() -> Tested {
+    const FILE: &str = "notes";
+    let held = Mistake { file: FILE, instead_of: ": >\"$folder/closed\"", stands: "true", rule: "W3" };
+    let kept = Mistake { file: FILE, instead_of: "rm -f \"$folder/closed\"", stands: "true", rule: "W4" };
+    a_new_author_gets_along("shell", &[held, kept])
+}
+
+/// Goal: `docs/writing-a-writer.md` tells nothing that is not so.
+/// Method: its blocks are typed one after the other, its tables are the configuration; what it promises to be printed is.
+#[test]
+fn the_manual_for_authors_says_what_is_so() -> Tested {
+    if ["flock", "python3"].map(require_tool).iter().any(Option::is_none) {
+        return Ok(());
+    }
+    let mut author = Author::new()?;
+    author.configures(&blocks(MANUAL, "toml").concat());
+    let mut said = String::new();
+    // One that begins as a script is a script.
+    for block in blocks(MANUAL, "sh").iter().filter(|block| !block.starts_with("#!")) {
+        said += &author.types(block)?.success()?.stdout;
+    }
+    for line in blocks(MANUAL, "text").concat().lines() {
+        assert!(said.lines().any(|known| known == line), "`{line}` is not said:\n{said}");
+    }
+    let stored = said.lines().filter(|line| line.contains(" application  "));
+    assert_eq!(stored.count(), 3, "not all are in the set:\n{said}");
+    for folder in ["shop", "cache", "visitors"] {
+        author.types(&format!("{folder}/fixture stop /srv/{folder}"))?.success()?;
+    }
+    // What is only to be read is what another test builds.
+    let outside = tree::files(&workspace_root().join("writers/examples/outside"));
+    let sources = outside.iter().filter(|file| file.extension().is_some_and(|ending| ending == "rs"));
+    let sources: Vec<_> = sources.map(|file| fs::read_to_string(file).expect("a source")).collect();
+    for block in blocks(MANUAL, "rust,ignore") {
+        assert!(sources.iter().any(|source| source.contains(&block)), "nowhere built:\n{block}");
+    }
+    Ok(())
+}
+
+#[test]
 fn what_is_made_is_what_an_author_would_keep() -> Tested {
     let author = Author::new()?;
     // Without a language, Rust; into a folder that is there and empty.
@@ -142,7 +184,7 @@ fn what_cannot_be_made_is_refused_by_name_and_nothing_is_changed() -> Tested {
     refused("sqlite", 2, &["`sqlite` is the type of a built-in writer"])?;
     refused("fixture --lang python", 2, &["`fixture` is the name of something else in the folder"])?;
     refused("deps", 2, &["`deps` is the name of something else"])?;
-    refused("x --lang cobol", 2, &["possible values: rust, python"])?;
+    refused("x --lang cobol", 2, &["possible values: rust, python, shell"])?;
     refused("x --lang python --api /x", 2, &["`--api` is for writers in Rust"])?;
     refused("x --api .", 2, &["the crate holdfast-writer-api is not in ."])?;
     refused("x --dir none/x", 1, &["none/x cannot be made", "No such file", "whose parent is there"])?;

@@ -47,6 +47,7 @@ pub struct WriterNewArgs {
 pub enum Language {
     Rust,
     Python,
+    Shell,
 }
 
 #[derive(Serialize)]
@@ -75,10 +76,10 @@ pub fn run(context: &Context, args: &WriterNewArgs) -> Result<Exit, Failure> {
     is_free(name, *language)?;
     let api = match language {
         Language::Rust => dependency(args.api.as_deref(), Path::new(BUILT_FROM))?,
-        Language::Python if args.api.is_some() => {
+        Language::Python | Language::Shell if args.api.is_some() => {
             return Err(Failure::refused(Exit::Usage, "`--api` is for writers in Rust"));
         }
-        Language::Python => String::new(),
+        Language::Python | Language::Shell => String::new(),
     };
     let fill = |text: &str| text.replace(NAME, name).replace(API, &api);
     let files = templates::of(*language);

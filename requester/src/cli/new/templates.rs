@@ -49,11 +49,15 @@ const PYTHON: &[Template] = &[
     file("holdfast_writer.py", include_str!("../../../../writer-api/python/holdfast_writer.py")),
 ];
 
+const SHELL: &[Template] =
+    &[file("README.md", template!("shell/README.md")), FIXTURE, program(NAME, template!("shell/NAME"))];
+
 /// The files of a writer in `language`.
 pub const fn of(language: Language) -> &'static [Template] {
     match language {
         Language::Rust => RUST,
         Language::Python => PYTHON,
+        Language::Shell => SHELL,
     }
 }
 
