@@ -234,6 +234,51 @@ fn whoever_dies_under_the_hold_the_server_writes_again(kind: Kind) -> Tested {
     load.acks().wrote_again_within(PATIENCE).map(drop)
 }
 
+/// Goal: the example keeps the rules for writers, all that concern it, on the real server.
+/// Method: `holdfast writer test` as its author types it, with what the README installs and the folder's own fixture.
+fn keeps_the_rules_for_writers(kind: Kind) -> Tested {
+    // They truncate no logs, stream nothing, have no steps after a restore, and their servers register nothing. A key is
+    // declared only where the server has one: the example's own tests have.
+    const NOT_CONCERNED: [&str; 5] = ["W13", "W15", "W17", "W18", "W19"];
+    if [kind.server, "python3"].map(require_tool).iter().any(Option::is_none) {
+        return Ok(());
+    }
+    let world = Holdfast::new()?;
+    chmod(world.root(), 0o755);
+    let example = workspace_root().join("writers/examples").join(kind.writer);
+    let program = install(&example, &world.root().join("lib"))?.join(kind.writer);
+    let (program, fixture) =
+        (program.display().to_string(), example.join(kind.fixture).display().to_string());
+    let report = world.run(["--json", "writer", "test", &program, "--fixture", &fixture])?;
+    assert_eq!(report.code, Some(0), "{}\n{}", report.stdout, report.stderr);
+    let report = report.json()?;
+    let rules = report["rules"].as_array().expect("rules");
+    let outcome = |wanted: &str| -> Vec<_> {
+        let rules = rules.iter().filter(|rule| rule["outcome"] == wanted);
+        rules.map(|rule| rule["rule"].as_str().expect("a number")).collect()
+    };
+    assert_eq!(outcome("not-applicable"), NOT_CONCERNED, "{report:#}");
+    // Whose freeze holds no file still, that is told.
+    assert_eq!(rules[1].to_string().contains("cut as one instant"), kind.level == "crash", "{report:#}");
+    assert_eq!(outcome("ok").len() + NOT_CONCERNED.len(), rules.len(), "{report:#}");
+    Ok(())
+}
+
+#[test]
+fn redis_keeps_the_rules_for_writers() -> Tested {
+    keeps_the_rules_for_writers(REDIS)
+}
+
+#[test]
+fn redis_without_an_append_only_file_keeps_the_rules_for_writers() -> Tested {
+    keeps_the_rules_for_writers(REDIS_DUMP)
+}
+
+#[test]
+fn mariadb_keeps_the_rules_for_writers() -> Tested {
+    keeps_the_rules_for_writers(MARIADB)
+}
+
 #[test]
 fn redis_every_acknowledged_write_comes_back() -> Tested {
     every_acknowledged_write_comes_back(REDIS)

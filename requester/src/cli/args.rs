@@ -8,6 +8,8 @@ use holdfast_writer_api::BackupType;
 use holdfast_writer_api::duration;
 use holdfast_writer_api::testkit::{self, Level, Rule};
 
+use super::new::WriterNewArgs;
+
 /// Backs up what has to hold still together, and brings it back.
 #[derive(Debug, Parser)]
 #[command(name = "holdfast", version, arg_required_else_help = true, after_help = EXAMPLES)]
@@ -319,7 +321,20 @@ pub enum WriterCommand {
     },
     #[command(hide = true)]
     Guard { script: PathBuf },
+    /// Makes a folder with a writer that works, and a sample application to try it on
+    #[command(after_help = WRITER_NEW_HELP)]
+    New(WriterNewArgs),
 }
+
+const WRITER_NEW_HELP: &str = "\
+Example:
+  holdfast writer new cache --lang python
+  cd cache
+  holdfast writer test ./cache --fixture ./fixture
+
+The folder's README.md has what to type, in the language; docs/writing-a-writer.md has the rest.
+
+Exit codes: 0 made, 2 no such name or language, 4 the folder is not empty, 1 it cannot be made; then nothing was changed";
 
 const WRITER_TEST_HELP: &str = "\
 Example:

@@ -9,6 +9,7 @@ mod demo;
 mod forget;
 mod key;
 mod list;
+mod new;
 mod orphans;
 mod output;
 mod pause;
@@ -39,6 +40,7 @@ pub fn run() -> ExitCode {
         Command::Writer(WriterCommand::Serve { r#type }) => serve(&r#type),
         Command::Writer(WriterCommand::Shell { script }) => shell(&script),
         Command::Writer(WriterCommand::Guard { script }) => return crate::shell::guard(&script),
+        Command::Writer(WriterCommand::New(args)) => new::run(&context, &args),
         Command::Thaw { all: _ } => thaw::thaw_all(&context).map(|()| Exit::Ok),
         Command::DemoApp { name, dir } => demo::app(&name, &dir),
         command @ Command::Writer(WriterCommand::Test(_)) => {

@@ -1,10 +1,10 @@
 #!/usr/bin/python3 -B
 """A sample application for tests of the writer: a MariaDB server of its own in a folder.
 
-    fixture.py start DIR · poke DIR · contents DIR · contents-of DIR ROOT · stop DIR · restart DIR · logs DIR
+    fixture.py start DIR · poke DIR [MS] · contents DIR · contents-of DIR ROOT · stop DIR · restart DIR · logs DIR
 
-`poke` exits with 75 if the server holds commits. Below ROOT, files lie by their original paths. As root, the server
-runs as the user `mysql` if that one can get into DIR.
+`poke` exits with 75 if the server holds commits for MS milliseconds. Below ROOT, files lie by their original paths. As
+root, the server runs as the user `mysql` if that one can get into DIR.
 Beyond what the kit asks for, `load DIR` writes without pause until its standard input closes, and prints a line of JSON
 for each write that was acknowledged.
 """
@@ -30,6 +30,7 @@ from private_server import private_server
 
 HELD = 75
 LOCK_WAIT_TIMEOUT = 1205
+PATIENCE = 1.0
 START = 60.0
 # Small and quick: nobody's data. None of it weakens what is tested, a crash of the machine apart.
 OPTIONS = ["innodb_log_file_size=8M", "innodb_buffer_pool_size=32M", "debug_no_sync"]
@@ -128,18 +129,22 @@ class Server:
             time.sleep(0.02)
         return False
 
-    def poke(self) -> Optional[str]:
-        written = f"{time.time_ns():x}-{os.getpid()}"
+    def poke(self, patience: float = PATIENCE) -> Optional[str]:
+        written, until = f"{time.time_ns():x}-{os.getpid()}", time.monotonic() + patience
         with self.session() as session:
-            # The server itself gives up then, and rolls back: what is held is never written later.
-            session.query("SET SESSION lock_wait_timeout = 1")
-            try:
-                session.query(f"INSERT INTO shop.written VALUES ({quoted(written)})")
-            except ServerError as error:
-                if error.code != LOCK_WAIT_TIMEOUT:
-                    raise
-                return None
-        return written
+            # The server itself gives up at once, and rolls back: what is held is never written later. It would wait for
+            # whole seconds only, and a commit that waits is not ended by `max_statement_time`.
+            session.query("SET SESSION lock_wait_timeout = 0")
+            while True:
+                try:
+                    session.query(f"INSERT INTO shop.written VALUES ({quoted(written)})")
+                    return written
+                except ServerError as error:
+                    if error.code != LOCK_WAIT_TIMEOUT:
+                        raise
+                if time.monotonic() > until:
+                    return None
+                time.sleep(0.01)
 
     def writer(self) -> Callable[[str], Any]:
         session = Connection(self.known["socket"], pwd.getpwuid(os.geteuid()).pw_name, timeout=START)
@@ -235,7 +240,7 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(server.start()), flush=True)
         leave(server)
     elif command == "poke":
-        written = server.poke()
+        written = server.poke(*(int(ms) / 1000 for ms in more))
         if written is None:
             return HELD
         print(written)

@@ -1,10 +1,10 @@
 #!/usr/bin/python3 -B
 """A sample application for tests of the writer: a Redis server of its own in a folder.
 
-    fixture.py start DIR · poke DIR · contents DIR · contents-of DIR ROOT · stop DIR · restart DIR · logs DIR
+    fixture.py start DIR · poke DIR [MS] · contents DIR · contents-of DIR ROOT · stop DIR · restart DIR · logs DIR
 
-`poke` exits with 75 if the server holds writes. Below ROOT, files lie by their original paths. As root, the server
-runs as the user `redis` if that one can get into DIR.
+`poke` exits with 75 if the server holds writes for MS milliseconds. Below ROOT, files lie by their original paths. As
+root, the server runs as the user `redis` if that one can get into DIR.
 Beyond what the kit asks for, `load DIR` writes without pause until its standard input closes, and prints a line of JSON
 for each write that was acknowledged.
 """
@@ -77,9 +77,9 @@ class Server:
         self.state.write_text(json.dumps(self.known))
         return wait_until_up(process, self.known["socket"])
 
-    def poke(self) -> Optional[str]:
+    def poke(self, patience: float = PATIENCE) -> Optional[str]:
         name = f"{time.time_ns():x}-{os.getpid()}"
-        redis = Redis(self.known["socket"], PATIENCE)
+        redis = Redis(self.known["socket"], patience)
         try:
             redis.call("RPUSH", "written", name)
             return name
@@ -239,7 +239,7 @@ def main(arguments: list[str], mode: str = "aof") -> int:
         print(json.dumps(server.start()), flush=True)
         leave(server)
     elif command == "poke":
-        name = server.poke()
+        name = server.poke(*(int(ms) / 1000 for ms in more))
         if name is None:
             return HELD
         print(name)
