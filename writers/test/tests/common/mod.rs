@@ -185,6 +185,7 @@ impl Spoken {
             match got.map(|got| got.bytes) {
                 Ok(0) => return Back::Closed { half },
                 Ok(n) => self.decoder.push(&chunk[..n]),
+                Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => return Back::Nothing { half },
                 Err(_) => return Back::Closed { half },
             }
@@ -196,7 +197,10 @@ impl Spoken {
         match self.back(PATIENCE) {
             Back::Answer(answer) => answer,
             other @ (Back::Nonsense | Back::Closed { .. } | Back::Nothing { .. }) => {
-                panic!("{method}: {other:?}")
+                let _ = self.child.kill();
+                let mut said = String::new();
+                let _ = self.child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut said));
+                panic!("{method}: {other:?}; it ended with {:?} and said: {said}", self.child.wait())
             }
         }
     }
