@@ -52,7 +52,7 @@ impl Outside {
         let manifest = fs::read_to_string(folder.join("Cargo.toml")).expect("the manifest");
         let checkout = workspace_root().display().to_string();
         let pointed = manifest.replace("\"../../../", &format!("\"{checkout}/"));
-        assert!(pointed.matches(&checkout).count() == 3, "{pointed}");
+        assert!(pointed.contains(&checkout) && !pointed.contains("\"../"), "{pointed}");
         fs::write(folder.join("Cargo.toml"), pointed).expect("the manifest");
         // The same versions; nothing is fetched.
         fs::copy(workspace_root().join("Cargo.lock"), folder.join("Cargo.lock")).expect("the lock file");
