@@ -7,7 +7,7 @@
 use std::{
     error::Error as _,
     fmt, io,
-    sync::{Once, OnceLock, mpsc},
+    sync::{Mutex, Once, OnceLock, PoisonError, mpsc},
     time::Duration,
 };
 
@@ -49,6 +49,9 @@ impl fmt::Debug for S3Storage {
 /// One runtime for the process, never shut down: the HTTP client keeps its connections on the one that first used it.
 fn runtime() -> io::Result<&'static Runtime> {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    static MAKING: Mutex<()> = Mutex::new(());
+    // One at a time: a second one would have to be dropped, which panics on a thread that drives a runtime.
+    let _one_at_a_time = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);
     }
@@ -253,5 +256,30 @@ impl Storage for S3Storage {
             bucket.stat(&path).await?;
             bucket.delete(&path).await
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ptr, sync::Barrier, thread};
+
+    use super::*;
+
+    #[test]
+    fn threads_that_drive_runtimes_of_their_own_may_all_be_the_first() {
+        const THREADS: usize = 8;
+        let together = Barrier::new(THREADS);
+        let first = || {
+            let own = Builder::new_current_thread().build().expect("a runtime");
+            own.block_on(async {
+                together.wait();
+                runtime().expect("the runtime")
+            })
+        };
+        let all: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(first)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        assert!(all.iter().all(|one| ptr::eq(*one, all[0])));
     }
 }
