@@ -219,6 +219,13 @@ fn a_set_cut_off_in_the_middle_is_not_listed_and_gc_removes_it() -> Tested {
     assert_eq!(sets(&world)?, 1, "a part is no set");
     let restore = world.run(["restore", &set.to_string(), "--to", "/nonexistent"])?;
     restore.assert_failed(4, &["there is no set", "nothing was changed"]);
+    // There is one set, and an unset variable of a script does not name it.
+    for little in ["", "0"] {
+        world
+            .run(["restore", little, "--to", "/nonexistent"])?
+            .assert_failed(2, &["too little to name a set"]);
+        world.run(["verify", little])?.assert_failed(2, &["too little to name a set"]);
+    }
     let gc = world.run(["gc"])?.success()?;
     assert!(gc.stdout.contains(&format!("a part of set {set}")), "{}", gc.stdout);
     assert!(gc.stdout.contains("removed"), "{}", gc.stdout);

@@ -50,6 +50,12 @@ async fn check(context: &Context) -> Result<(), Failure> {
     if config.recovery.recipients.is_empty() {
         context.output.line("no recipients in [recovery]: writers that declare keys will refuse (exit 8)");
     }
+    // Not an error: writers are often configured before there is a place to store anything.
+    if let Err(failure) = context.repository_is_told(&config).await {
+        context
+            .output
+            .line(format!("no backup can be stored yet: {failure}: {}", failure.causes().join(": ")));
+    }
     if !absent.is_empty() {
         let what = "the configuration is well-formed, but not every writer can identify itself";
         return Err(Failure::new(Exit::Refused, what, absent.join("; "), NOTHING_CHANGED));

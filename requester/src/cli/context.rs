@@ -179,6 +179,12 @@ impl Context {
         }
     }
 
+    /// Whether a location and a password are given; neither is tried.
+    pub async fn repository_is_told(&self, config: &Config) -> Result<(), Failure> {
+        self.location(config)?;
+        self.password(config).await.map(drop)
+    }
+
     async fn password(&self, config: &Config) -> Result<Password, Failure> {
         let global = &self.global;
         if let Some(command) = &global.password_command {
@@ -325,8 +331,16 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
         .map_err(|panic| Failure::new(Exit::Failed, "an inner part failed", panic, "see the message above"))
 }
 
+/// As many characters of an id name a set: an unset variable, or a slip of a finger, names none.
+const SHORTEST_NAME: usize = 4;
+
 /// The set that `text` names: an id, its beginning, or `latest`.
 pub async fn find_set(repository: &Repository, text: &str) -> Result<StoredSet, Failure> {
+    if text.len() < SHORTEST_NAME {
+        let what = format!("`{text}` is too little to name a set");
+        return Err(Failure::refused(Exit::Usage, what)
+            .help("`holdfast list backups` shows the sets; four characters of an id are enough if they are one set's only"));
+    }
     let inner = repository.clone();
     let mut sets = blocking(move || inner.sets()).await??;
     if text == "latest" {
