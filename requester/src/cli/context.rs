@@ -179,7 +179,7 @@ impl Context {
         }
     }
 
-    /// Whether a location and a password are given; neither is tried.
+    /// Whether a location and a password are given, by its command if need be. The repository is not opened.
     pub async fn repository_is_told(&self, config: &Config) -> Result<(), Failure> {
         self.location(config)?;
         self.password(config).await.map(drop)

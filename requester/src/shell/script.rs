@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use holdfast_writer_api::protocol::dies_with_us;
 use rustix::fs::OFlags;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
@@ -107,18 +108,7 @@ impl Script {
 }
 
 fn bound(mut command: Command) -> Command {
-    let parent = std::process::id();
-    // SAFETY: system calls only, which are async-signal-safe; nothing is allocated.
-    unsafe {
-        command.pre_exec(move || {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            // It may have died before that.
-            if libc::getppid() as u32 != parent {
-                libc::_exit(libc::EXIT_FAILURE);
-            }
-            Ok(())
-        });
-    }
+    dies_with_us(&mut command);
     command
 }
 

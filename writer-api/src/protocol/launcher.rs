@@ -93,19 +93,25 @@ impl Launcher {
             // As root, `uid` takes the supplementary groups away too.
             command.uid(uid).gid(gid);
         }
-        let parent = std::process::id();
-        // SAFETY: only async-signal-safe calls; nothing is allocated.
-        unsafe {
-            command.pre_exec(move || {
-                // The socket's end tells the child too; this also catches one that does not look.
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                if libc::getppid() as u32 != parent {
-                    libc::_exit(libc::EXIT_FAILURE);
-                }
-                Ok(())
-            });
-        }
+        // The socket's end tells the child too; this also catches one that does not look.
+        dies_with_us(&mut command);
         let child = command.spawn()?;
         Ok(Started { child, socket: ours, their_inode, ear })
+    }
+}
+
+/// Has the kernel kill what `command` starts once the thread that starts it is gone.
+pub fn dies_with_us(command: &mut Command) {
+    let parent = std::process::id();
+    // SAFETY: system calls only, which are async-signal-safe; nothing is allocated.
+    unsafe {
+        command.pre_exec(move || {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            // It may have died before that.
+            if libc::getppid() as u32 != parent {
+                libc::_exit(libc::EXIT_FAILURE);
+            }
+            Ok(())
+        });
     }
 }

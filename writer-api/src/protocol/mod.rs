@@ -33,7 +33,7 @@ mod interface_tests;
 
 pub use client::RemoteWriter;
 pub use codec::{Decoder, FrameError, MAX_MESSAGE_BYTES, encode, read, write};
-pub use launcher::Launcher;
+pub use launcher::{Launcher, dies_with_us};
 pub use message::{Call, DESCRIPTORS, Hello, HelloReply};
 pub use program::main;
 pub use said::{Said, SaidLine};
